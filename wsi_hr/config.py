@@ -1,0 +1,290 @@
+"""Every setting of a study: frozen, checked before a slide is opened, written nowhere after.
+
+Precedence: defaults < recipe < command-line options < ``--set``. Unions are told apart by ``name``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wsi_hr.errors import ConfigError
+from wsi_hr.geometry import PatchSpec
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TileConfig(_Frozen):
+    """Slides -> patch stores."""
+
+    mpp: float = Field(0.5, gt=0, le=100, description="um per patch pixel")
+    patch_size: int = Field(256, ge=8, le=8192, description="patch edge, px at mpp")
+    stride: int | None = Field(None, ge=1, description="grid step, px at mpp; default: patch_size")
+    mpp_tolerance: float = Field(
+        0.02, ge=0, lt=0.5, description="a level this close to mpp (relative) is not resampled"
+    )
+    min_tissue: float = Field(0.25, ge=0, le=1, description="least tissue fraction of a patch")
+    segmenter: Literal["saturation_otsu"] = Field(
+        "saturation_otsu", description="how tissue is told from glass"
+    )
+    codec: Literal["jpeg", "raw"] = Field("jpeg", description="how patches are stored")
+    jpeg_quality: int = Field(90, ge=50, le=100, description="JPEG quality of stored patches")
+    max_unreadable: float = Field(
+        0.01, ge=0, le=1, description="a slide with more unreadable patches (fraction) fails"
+    )
+    deadline_s: float = Field(3600, gt=0, description="a slide that takes longer is killed")
+    memory_gib: float = Field(4, gt=0, description="memory limit of one slide's process, GiB")
+
+    @property
+    def stride_px(self) -> int:
+        """Grid step in px at ``mpp``."""
+        return self.patch_size if self.stride is None else self.stride
+
+    def spec(self) -> PatchSpec:
+        """What is asked of every slide."""
+        return PatchSpec(
+            patch_px=self.patch_size,
+            stride_px=self.stride_px,
+            mpp=self.mpp,
+            mpp_tolerance=self.mpp_tolerance,
+            min_tissue=self.min_tissue,
+        )
+
+
+class EncoderConfig(_Frozen):
+    """The network that embeds one patch."""
+
+    name: str = Field("resnet18", min_length=1, description="a timm model name")
+    weights: str = Field(
+        "none", description="none (from scratch), pretrained (timm's), or a local weights file"
+    )
+    freeze_bn: bool = Field(
+        False, description="keep batch norm on its running statistics while training"
+    )
+
+
+class RandomDropConfig(_Frozen):
+    """Keep a random part of the patches, anew every epoch; training only."""
+
+    name: Literal["random_drop"] = "random_drop"
+    drop: float = Field(0.2, ge=0, lt=1, description="fraction of patches left out per epoch")
+
+
+class DBPSConfig(_Frozen):
+    """Dual-buffer patch selection (METHODS: DBPS). ``num_sub_salient: 0`` is IPS."""
+
+    name: Literal["dbps"] = "dbps"
+    num_salient: int = Field(16, ge=1, description="M: patches trained with gradient")
+    num_sub_salient: int = Field(32, ge=0, description="S: patches seen without gradient")
+    scan_chunk: int = Field(32, ge=1, description="I: patches scored at a time")
+    score: Literal["paper", "global"] = Field(
+        "paper", description="paper: softmax over buffer + chunk; global: over all patches"
+    )
+    heads: int = Field(8, ge=1, description="attention heads")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout in the attention block")
+    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of the MLP, in embedding widths")
+    explore: Literal["none", "random", "half_sampled"] = Field(
+        "random", description="how gradient patches are chosen in the first epochs"
+    )
+    explore_epochs: float = Field(0.4, ge=0, le=1, description="part of the epochs that explore")
+    explore_patches: int = Field(64, ge=1, description="gradient patches while explore is random")
+
+
+class PatchGDConfig(_Frozen):
+    """Patch gradient descent (METHODS: PatchGD)."""
+
+    name: Literal["patchgd"] = "patchgd"
+    head: Literal["attention", "cnn"] = Field("attention", description="the head that reads Z")
+    sample: float = Field(
+        0.5, gt=0, le=1, description="fraction of a slide's patches drawn per inner step (K / N)"
+    )
+    max_sampled: int = Field(256, ge=1, description="at most this many patches per inner step (K)")
+    coverage: float = Field(
+        1.0, gt=0, le=1, description="part of a slide visited with gradient per outer step"
+    )
+    accumulate: int | None = Field(
+        1, ge=1, description="epsilon: inner steps per optimiser step; null: all of them"
+    )
+    fill_mode: Literal["eval", "train"] = Field("eval", description="batch norm while Z is filled")
+    fill_chunk: int = Field(64, ge=1, description="patches embedded at a time while Z is filled")
+    dropout: float = Field(0.2, ge=0, lt=1, description="dropout in the head")
+
+
+MethodConfig = Annotated[DBPSConfig | PatchGDConfig, Field(discriminator="name")]
+
+
+class TrainConfig(_Frozen):
+    """The optimisation."""
+
+    epochs: int = Field(50, ge=1, description="passes over the training slides")
+    batch_size: int = Field(4, ge=1, description="slides per step")
+    lr: float = Field(3e-4, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW weight decay")
+    warmup_epochs: float = Field(1.0, ge=0, description="linear warm-up from 0")
+    final_lr: float = Field(1e-3, ge=0, le=1, description="cosine end, as a part of lr")
+    clip_norm: float | None = Field(None, gt=0, description="gradient norm limit; null: none")
+    class_weights: bool = Field(False, description="weigh classes by inverse frequency")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the arithmetic; null: all")
+
+
+class SplitConfig(_Frozen):
+    """How labelled slides are divided when the labels table does not say."""
+
+    val: float = Field(0.15, ge=0, lt=1, description="fraction of patients for validation")
+    test: float = Field(0.15, ge=0, lt=1, description="fraction of patients held out")
+
+    @model_validator(mode="after")
+    def _leave_some_to_train(self) -> SplitConfig:
+        if self.val + self.test >= 1:
+            raise ValueError("val + test must leave something to train on")
+        return self
+
+
+class PredictConfig(_Frozen):
+    """Predictions and pictures."""
+
+    chunk: int = Field(64, ge=1, description="patches embedded at a time")
+    heatmap_px: int = Field(1600, ge=128, le=8192, description="longest edge of a heatmap PNG")
+
+
+class Config(_Frozen):
+    """A whole study."""
+
+    seed: int = Field(0, ge=0, description="all randomness derives from it")
+    tile: TileConfig = TileConfig()  # pyright: ignore[reportCallIssue]
+    encoder: EncoderConfig = EncoderConfig()  # pyright: ignore[reportCallIssue]
+    sampler: RandomDropConfig = RandomDropConfig()  # pyright: ignore[reportCallIssue]
+    method: MethodConfig = DBPSConfig()  # pyright: ignore[reportCallIssue]
+    train: TrainConfig = TrainConfig()  # pyright: ignore[reportCallIssue]
+    split: SplitConfig = SplitConfig()  # pyright: ignore[reportCallIssue]
+    predict: PredictConfig = PredictConfig()  # pyright: ignore[reportCallIssue]
+
+
+def resolve_config(
+    recipe: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+) -> Config:
+    """Build the study's config from its three sources, later ones winning.
+
+    Args:
+        recipe: nested mapping, as read from YAML.
+        options: dotted keys to values from the command line, e.g. ``{"tile.mpp": 0.5}``; ``None``
+            values were not given and are left out.
+        assignments: ``key=value`` texts of ``--set``; the value is read as YAML.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known one is named) or a value out of range.
+    """
+    tree: dict[str, Any] = {}
+    _merge(tree, dict(recipe or {}))
+    for key, value in (options or {}).items():
+        if value is not None:
+            _assign(tree, key, value)
+    for text in assignments:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {text}: expected key=value, e.g. --set train.epochs=20")
+        try:
+            _assign(tree, key.strip(), yaml.safe_load(value))
+        except yaml.YAMLError as cause:
+            raise ConfigError(f"--set {text}: the value is not YAML") from cause
+    if isinstance(tree.get("method"), dict):
+        tree["method"].setdefault("name", DBPSConfig().name)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as cause:
+        raise ConfigError(_explain(cause)) from cause
+
+
+def load_recipe(path: Path) -> dict[str, Any]:
+    """Read a recipe: YAML as plain data.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or not a mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as cause:
+        raise ConfigError(f"{path}: the recipe cannot be read ({cause})") from cause
+    except yaml.YAMLError as cause:
+        raise ConfigError(f"{path}: not valid YAML ({cause})") from cause
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping such as 'train: {{epochs: 20}}'")
+    return data
+
+
+def dump_config(config: BaseModel) -> str:
+    """The resolved config as YAML; :func:`load_recipe` reads it back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{dotted}: {parent} is a value, it has no settings below it")
+        node = child
+    if isinstance(value, dict) and isinstance(node.get(last), dict):
+        _merge(node[last], value)
+    else:
+        _rename(node, last, value)
+        node[last] = value
+
+
+def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, Mapping):
+            node = tree.setdefault(key, {})
+            if isinstance(node, dict):
+                _merge(node, value)
+                continue
+        tree[key] = value
+
+
+def _rename(node: dict[str, Any], key: str, value: Any) -> None:
+    """Choosing another method drops the settings of the one the recipe chose."""
+    if key == "name" and node.get("name", value) != value:
+        node.clear()
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        location = [str(part) for part in item["loc"]]
+        where = ".".join(location)
+        if item["type"] == "extra_forbidden":
+            known = _known_keys()
+            plain = ".".join(part for part in location if part not in _METHOD_NAMES)
+            near = difflib.get_close_matches(plain, known, n=1, cutoff=0.0)
+            lines.append(f"{plain}: unknown setting; the nearest known one is {near[0]}")
+        elif item["type"] in ("union_tag_invalid", "literal_error"):
+            lines.append(f"{where}: {item['msg']}")
+        else:
+            lines.append(f"{where}: {item['msg']} (got {item['input']!r})")
+    return "; ".join(lines)
+
+
+_METHOD_NAMES = ("dbps", "patchgd")
+
+
+def _known_keys() -> list[str]:
+    keys = []
+    for section, field in Config.model_fields.items():
+        models = [DBPSConfig, PatchGDConfig] if section == "method" else [field.annotation]
+        for model in models:
+            if isinstance(model, type) and issubclass(model, BaseModel):
+                keys += [f"{section}.{name}" for name in model.model_fields]
+            else:
+                keys.append(section)
+    return keys

@@ -1,0 +1,27 @@
+"""What can go wrong in a way the user can mend. Every message says what, where and what next."""
+
+from __future__ import annotations
+
+
+class WsiHrError(Exception):
+    """Base of all errors that are the input's fault, not ours; the CLI prints no traceback."""
+
+
+class SlideError(WsiHrError):
+    """A slide cannot be opened, read or trusted (for instance: no plausible mpp)."""
+
+
+class StoreError(WsiHrError):
+    """A patch store is missing, damaged, incomplete or not ours."""
+
+
+class LabelError(WsiHrError):
+    """A labels table or manifest cannot be used as it is."""
+
+
+class ConfigError(WsiHrError):
+    """An option, recipe or ``--set`` is unknown or out of range."""
+
+
+class CheckpointError(WsiHrError):
+    """A run folder or checkpoint is damaged or does not fit what it is asked to do."""

@@ -1,0 +1,161 @@
+"""The spaces a patch lives in, as types. Pure: no I/O, no imaging library.
+
+Three pixel spaces, named in every variable: ``_px0`` are level-0 pixels of the slide, ``_px_level``
+pixels of the pyramid level that is read, ``_px`` pixels of the patch at the asked mpp.
+Points are (x, y), sizes (w, h), arrays [row, col].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+UInt8Array = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+
+
+class Point(NamedTuple):
+    """A position: x to the right, y down."""
+
+    x: int
+    y: int
+
+
+class Size(NamedTuple):
+    """A width and a height."""
+
+    w: int
+    h: int
+
+
+class Pair(NamedTuple):
+    """A quantity per axis that need not be whole, e.g. a downsample or a footprint."""
+
+    x: float
+    y: float
+
+
+class Bounds(NamedTuple):
+    """A rectangle in level-0 pixels: top-left corner and size."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+
+@dataclass(frozen=True)
+class Mpp:
+    """Micrometres per level-0 pixel, and whose word it is.
+
+    Attributes:
+        x: um/px along x.
+        y: um/px along y.
+        source: where the value was found, e.g. ``openslide.mpp-x``, ``tiff.resolution``,
+            ``manifest`` or ``--mpp-override``.
+    """
+
+    x: float
+    y: float
+    source: str
+
+    @property
+    def mean(self) -> float:
+        """Mean of both axes, um/px."""
+        return (self.x + self.y) / 2
+
+
+@dataclass(frozen=True)
+class PatchSpec:
+    """What is asked: the same for every slide of a store.
+
+    Attributes:
+        patch_px: edge of a patch, in px at ``mpp``.
+        stride_px: distance between neighbouring patches, px at ``mpp``.
+        mpp: um per patch px.
+        mpp_tolerance: a level within this relative distance of ``mpp`` is used as it is.
+        min_tissue: least fraction of tissue in a patch that is kept.
+    """
+
+    patch_px: int
+    stride_px: int
+    mpp: float
+    mpp_tolerance: float
+    min_tissue: float
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """How one slide gives what a :class:`PatchSpec` asks.
+
+    Attributes:
+        level: pyramid level that is read.
+        level_downsample: level-0 px per px of that level, per axis.
+        scale: px of that level per patch px, per axis; exactly 1.0 where nothing is resampled.
+        patch_px0: footprint of a patch, level-0 px, per axis.
+        stride_px0: grid step, level-0 px, per axis.
+    """
+
+    level: int
+    level_downsample: Pair
+    scale: Pair
+    patch_px0: Pair
+    stride_px0: Pair
+
+    @property
+    def resampled(self) -> bool:
+        """Whether pixels are area-averaged on the way to the patch."""
+        return self.scale != (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class TissueMask:
+    """Where there is tissue, at low power.
+
+    Attributes:
+        mask: bool[H, W], True on tissue.
+        downsample: level-0 px per mask px, per axis.
+        method: name of the segmenter that drew it.
+    """
+
+    mask: BoolArray
+    downsample: Pair
+    method: str
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """The patches of one slide, in store order.
+
+    Attributes:
+        coords: i32[N, 2] top-left corners (x, y), level-0 px.
+        cells: i32[N, 2] grid cells (row, col).
+        shape: (R, Q) rows and columns of the whole grid, empty cells included.
+        tissue: f32[N] fraction of tissue.
+        patch_px0: footprint of a patch, level-0 px, per axis.
+    """
+
+    coords: Int32Array
+    cells: Int32Array
+    shape: tuple[int, int]
+    tissue: Float32Array
+    patch_px0: Pair
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    def take(self, indices: Int64Array) -> PatchGrid:
+        """The same grid with only the patches at ``indices`` i64[K], in that order."""
+        return PatchGrid(
+            coords=self.coords[indices],
+            cells=self.cells[indices],
+            shape=self.shape,
+            tissue=self.tissue[indices],
+            patch_px0=self.patch_px0,
+        )
