@@ -68,6 +68,7 @@ class EncoderConfig(_Frozen):
     freeze_bn: bool = Field(
         False, description="keep batch norm on its running statistics while training"
     )
+    chunk: int = Field(64, ge=1, description="patches embedded at a time without gradient")
 
 
 class RandomDropConfig(_Frozen):
@@ -87,7 +88,8 @@ class DBPSConfig(_Frozen):
     score: Literal["paper", "global"] = Field(
         "paper", description="paper: softmax over buffer + chunk; global: over all patches"
     )
-    heads: int = Field(8, ge=1, description="attention heads")
+    heads: int = Field(8, ge=1, description="attention heads; must divide the embedding width")
+    positions: bool = Field(False, description="add a sinusoidal code of the grid cell")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout in the attention block")
     mlp_ratio: float = Field(4.0, gt=0, description="hidden width of the MLP, in embedding widths")
     explore: Literal["none", "random", "half_sampled"] = Field(
@@ -101,7 +103,9 @@ class PatchGDConfig(_Frozen):
     """Patch gradient descent (METHODS: PatchGD)."""
 
     name: Literal["patchgd"] = "patchgd"
-    head: Literal["attention", "cnn"] = Field("attention", description="the head that reads Z")
+    head: Literal["attention", "cnn"] = Field(
+        "attention", description="the head that reads Z; both take any grid"
+    )
     sample: float = Field(
         0.5, gt=0, le=1, description="fraction of a slide's patches drawn per inner step (K / N)"
     )
@@ -113,8 +117,9 @@ class PatchGDConfig(_Frozen):
         1, ge=1, description="epsilon: inner steps per optimiser step; null: all of them"
     )
     fill_mode: Literal["eval", "train"] = Field("eval", description="batch norm while Z is filled")
-    fill_chunk: int = Field(64, ge=1, description="patches embedded at a time while Z is filled")
     dropout: float = Field(0.2, ge=0, lt=1, description="dropout in the head")
+    num_salient: int = Field(16, ge=1, description="patches a prediction marks salient")
+    num_sub_salient: int = Field(32, ge=0, description="patches it marks sub-salient, after those")
 
 
 MethodConfig = Annotated[DBPSConfig | PatchGDConfig, Field(discriminator="name")]
@@ -151,7 +156,6 @@ class SplitConfig(_Frozen):
 class PredictConfig(_Frozen):
     """Predictions and pictures."""
 
-    chunk: int = Field(64, ge=1, description="patches embedded at a time")
     heatmap_px: int = Field(1600, ge=128, le=8192, description="longest edge of a heatmap PNG")
 
 
@@ -266,8 +270,9 @@ def _explain(error: ValidationError) -> str:
         if item["type"] == "extra_forbidden":
             known = _known_keys()
             plain = ".".join(part for part in location if part not in _METHOD_NAMES)
-            near = difflib.get_close_matches(plain, known, n=1, cutoff=0.0)
-            lines.append(f"{plain}: unknown setting; the nearest known one is {near[0]}")
+            near = difflib.get_close_matches(plain, known, n=1, cutoff=0.5)
+            hint = f"the nearest known one is {near[0]}" if near else "wsi-hr show lists them"
+            lines.append(f"{plain}: unknown setting; {hint}")
         elif item["type"] in ("union_tag_invalid", "literal_error"):
             lines.append(f"{where}: {item['msg']}")
         else:

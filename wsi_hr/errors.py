@@ -25,3 +25,7 @@ class ConfigError(WsiHrError):
 
 class CheckpointError(WsiHrError):
     """A run folder or checkpoint is damaged or does not fit what it is asked to do."""
+
+
+class TrainingError(WsiHrError):
+    """Training cannot go on, for instance because the loss is no longer a number."""

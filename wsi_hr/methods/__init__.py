@@ -1,0 +1,25 @@
+"""The methods, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from wsi_hr.config import DBPSConfig, MethodConfig, PatchGDConfig
+from wsi_hr.methods.dbps import DBPS
+from wsi_hr.methods.method import Method
+from wsi_hr.methods.patchgd import PatchGD
+from wsi_hr.models.encoder import Encoder
+
+METHODS: dict[type[MethodConfig], Callable[..., Method]] = {
+    DBPSConfig: DBPS,
+    PatchGDConfig: PatchGD,
+}
+
+
+def build_method(config: MethodConfig, encoder: Encoder, class_weights: Sequence[float]) -> Method:
+    """Make the method a config names, for as many classes as there are weights.
+
+    Raises:
+        ConfigError: a setting does not fit the encoder.
+    """
+    return METHODS[type(config)](config, encoder, class_weights)

@@ -1,0 +1,28 @@
+"""Fixtures every test may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _beside_the_checkout(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not present beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real slides, fields and tiles, where the workplace has them."""
+    return _beside_the_checkout("data")
+
+
+@pytest.fixture(scope="session")
+def shared_golden() -> Path:
+    """What the papers' own code computes, where the workplace has it."""
+    return _beside_the_checkout("golden")

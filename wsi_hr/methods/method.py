@@ -1,0 +1,95 @@
+"""What every method is: the algorithm is its own, the optimiser step is the trainer's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsi_hr.bags.bag import Bag
+from wsi_hr.models.encoder import Encoder
+from wsi_hr.prediction.result import SlidePrediction
+
+
+class Update(Protocol):
+    """The trainer's side of a step, handed to the method."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of ``loss``."""
+        ...
+
+    def step(self) -> None:
+        """Apply the accumulated gradient and clear it."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """Where training stands.
+
+    Attributes:
+        progress: part of all epochs that is done, 0 to 1, constant during an epoch.
+        rng: gives the generator of a slide for this epoch; equal in any process and on resume.
+    """
+
+    progress: float
+    rng: Callable[[str], np.random.Generator]
+
+
+class Method(nn.Module, ABC):
+    """A slide classifier that learns from bags and says which patches mattered.
+
+    Attributes:
+        encoder: embeds patches.
+        num_classes: C.
+        class_weights: f32[C] weight of each class in the loss.
+    """
+
+    encoder: Encoder
+    class_weights: Tensor
+
+    def __init__(self, encoder: Encoder, class_weights: Sequence[float]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.num_classes = len(class_weights)
+        self.register_buffer("class_weights", torch.tensor(class_weights), persistent=False)
+
+    @property
+    @abstractmethod
+    def min_patches(self) -> int:
+        """Patches a sampler must leave in a bag for the method to work as meant."""
+
+    @abstractmethod
+    def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
+        """Learn from a batch of labelled bags; one or more optimiser steps.
+
+        Returns:
+            Mean loss over the slides of the batch.
+        """
+
+    @abstractmethod
+    def predict_bag(self, bag: Bag) -> SlidePrediction:
+        """Predict one bag: all patches visited, deterministic, nothing learned."""
+
+    def _loss(self, logits_BC: Tensor, bags: Sequence[Bag]) -> Tensor:
+        """Cross-entropy, mean over slides (weighted by class where weights are set)."""
+        labels = torch.tensor([_label(bag) for bag in bags], device=logits_BC.device)
+        return nn.functional.cross_entropy(logits_BC, labels, weight=self.class_weights)
+
+
+def _label(bag: Bag) -> int:
+    assert bag.label is not None, f"{bag.slide_id} is trained on without a label"
+    return bag.label
+
+
+def pad_ragged(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack [K_b, D] of different K_b into [B, max K, D] and a mask [B, max K], True on real."""
+    padded = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows], device=padded.device)
+    mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+    return padded, mask

@@ -1,0 +1,135 @@
+"""Patch gradient descent: the slide as one block Z, renewed a few patches at a time.
+
+Source: METHODS section 3 (PatchGD). Unlike the released code the patches are drawn per slide, not
+per batch, and Z is [row, col], not transposed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsi_hr.bags.bag import Bag
+from wsi_hr.config import PatchGDConfig
+from wsi_hr.geometry import Int64Array
+from wsi_hr.methods.method import Method, StepContext, Update
+from wsi_hr.models.encoder import Encoder, embed_stream, frozen
+from wsi_hr.models.heads import HEADS, grid_block
+from wsi_hr.prediction.result import Role, SlidePrediction
+
+# Letters: B slides, N patches of a slide, K patches with gradient in an inner step, D embedding,
+# (R, Q) patch grid, C classes; zeta inner steps per outer step, epsilon of them per update.
+
+
+class PatchGD(Method):
+    """Fill Z without gradient, then renew K of its vectors per inner step, with gradient."""
+
+    def __init__(
+        self,
+        config: PatchGDConfig,
+        encoder: Encoder,
+        class_weights: Sequence[float],
+        head: nn.Module | None = None,
+    ) -> None:
+        super().__init__(encoder, class_weights)
+        self.config = config
+        self.head = head or HEADS[config.head](
+            encoder.dim, self.num_classes, dropout=config.dropout
+        )
+
+    @property
+    def min_patches(self) -> int:
+        """One: K is a part of however many patches there are."""
+        return 1
+
+    def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
+        """One outer step: zeta inner steps, an optimiser step after every epsilon of them."""
+        z_BND = [self._fill(bag) for bag in bags]
+        draws = [self._draw(len(bag), context.rng(bag.slide_id)) for bag in bags]
+        num_inner = max(len(draw) for draw in draws)
+        pieces = [_in_pieces(np.concatenate(draw), num_inner) for draw in draws]
+        accumulate = self.config.accumulate or num_inner
+        losses = []
+        for first in range(0, num_inner, accumulate):
+            group = range(first, min(first + accumulate, num_inner))
+            for inner in group:
+                loss = self._inner(bags, z_BND, [piece[inner] for piece in pieces])
+                update.backward(loss / len(group))
+                losses.append(loss.detach())
+            update.step()
+        return float(torch.stack(losses).mean())
+
+    def predict_bag(self, bag: Bag) -> SlidePrediction:
+        """Fill Z, one head pass. Saliency is the first-order effect of each patch.
+
+        It is the gradient of the predicted class's margin at z_n, times (z_n - mean z): how much
+        the margin would fall, to first order, were the patch an average one. Below 0 counts as 0.
+        """
+        with frozen(self):
+            z_ND = torch.cat([embedding for _, embedding in embed_stream(self.encoder, bag)])
+            with torch.enable_grad():
+                leaf = z_ND.detach().requires_grad_()
+                logits_C = self._logits([bag], [leaf])[0]
+                top = int(logits_C.argmax())
+                margin = logits_C[top] - torch.logsumexp(
+                    logits_C[torch.arange(len(logits_C), device=logits_C.device) != top], 0
+                )
+                (grad_ND,) = torch.autograd.grad(margin, leaf)
+        effect_N = (grad_ND * (z_ND - z_ND.mean(0))).sum(1).clamp_min(0).cpu()
+        probs = logits_C.detach().softmax(0).cpu().numpy()
+        order = effect_N.argsort(descending=True, stable=True).numpy()
+        marked = self.config.num_salient
+        role = np.full(len(bag), Role.BACKGROUND, np.uint8)
+        role[order[:marked]] = Role.SALIENT
+        role[order[marked : marked + self.config.num_sub_salient]] = Role.SUB_SALIENT
+        return SlidePrediction(bag.slide_id, probs, effect_N.numpy(), role, bag.grid)
+
+    def _fill(self, bag: Bag) -> Tensor:
+        """All embeddings [N, D] of a slide, without gradient (Algorithm 2)."""
+        if self.config.fill_mode == "eval":
+            return torch.cat([embedding for _, embedding in embed_stream(self.encoder, bag)])
+        with torch.no_grad():
+            return torch.cat(
+                [self.encoder(patches) for _, patches in bag.stream(self.encoder.chunk)]
+            )
+
+    def _draw(self, num_patches: int, rng: np.random.Generator) -> list[Int64Array]:
+        """Disjoint draws of K patches that together cover what is asked; the last may be short."""
+        config = self.config
+        covered = max(1, math.ceil(config.coverage * num_patches))
+        size = min(covered, max(1, math.ceil(config.sample * num_patches)), config.max_sampled)
+        order = rng.permutation(num_patches)[:covered]
+        return [order[first : first + size] for first in range(0, covered, size)]
+
+    def _inner(
+        self, bags: Sequence[Bag], z_BND: list[Tensor], draws: Sequence[Int64Array]
+    ) -> Tensor:
+        """Loss of one inner step; the fresh vectors stay in Z, detached, for the later ones."""
+        patches = np.concatenate([bag.read(draw) for bag, draw in zip(bags, draws, strict=True)])
+        fresh_BKD = self.encoder(patches).split([len(draw) for draw in draws])
+        mixed = []
+        for slide, (draw, fresh_KD) in enumerate(zip(draws, fresh_BKD, strict=True)):
+            at = torch.from_numpy(draw).to(fresh_KD.device)
+            mixed.append(z_BND[slide].index_put((at,), fresh_KD))
+            z_BND[slide] = mixed[-1].detach()
+        return self._loss(self._logits(bags, mixed), bags)
+
+    def _logits(self, bags: Sequence[Bag], z_BND: list[Tensor]) -> Tensor:
+        shape = (
+            max(bag.grid.shape[0] for bag in bags),
+            max(bag.grid.shape[1] for bag in bags),
+        )
+        cells = [
+            torch.from_numpy(bag.grid.cells.astype(np.int64)).to(z_ND.device)
+            for bag, z_ND in zip(bags, z_BND, strict=True)
+        ]
+        return self.head(*grid_block(z_BND, cells, shape))
+
+
+def _in_pieces(order: Int64Array, num_pieces: int) -> list[Int64Array]:
+    """Cut one slide's draw so that slides of different size take the same inner steps."""
+    return np.array_split(order, num_pieces)

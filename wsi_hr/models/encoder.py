@@ -1,0 +1,211 @@
+"""The network that embeds one patch. The only door to timm."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from wsi_hr.bags.bag import Bag
+from wsi_hr.config import EncoderConfig
+from wsi_hr.errors import ConfigError
+
+# Letters: K patches, P patch edge, D embedding.
+
+
+class Encoder(nn.Module):
+    """uint8 patches in, embeddings out; normalisation happens here, on the device.
+
+    Attributes:
+        dim: D, width of an embedding.
+        chunk: patches embedded at a time without gradient. The batch shape never changes (the last
+            chunk is padded), so equal patches get bit-equal embeddings wherever they stand.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        dim: int,
+        mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+        std: tuple[float, ...] = (0.5, 0.5, 0.5),
+        chunk: int = 64,
+        freeze_bn: bool = False,
+    ) -> None:
+        super().__init__()
+        self.net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.dim = dim
+        self.chunk = chunk
+        self.freeze_bn = freeze_bn
+        std_3 = torch.tensor(std, dtype=torch.float32)
+        self.register_buffer("scale", 1 / (255 * std_3), persistent=False)
+        self.register_buffer("shift", -torch.tensor(mean) / std_3, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.scale.device
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As ``nn.Module.train``, but frozen batch norms stay on their running statistics."""
+        super().train(mode)
+        if mode and self.freeze_bn:
+            for module in self.net.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, patches_KPP3: npt.NDArray[np.uint8] | Tensor) -> Tensor:
+        """Embed u8[K, P, P, 3] -> float[K, D]."""
+        x = torch.as_tensor(patches_KPP3).to(self.device, non_blocking=True)
+        # NHWC bytes seen as NCHW are already in channels_last order: no copy before the cast
+        x = x.permute(0, 3, 1, 2).to(self.scale.dtype)
+        x = x * self.scale.view(3, 1, 1) + self.shift.view(3, 1, 1)
+        return self.net(x)
+
+    def embed_padded(self, patches_KPP3: npt.NDArray[np.uint8]) -> Tensor:
+        """Embed K <= ``chunk`` patches at the fixed batch shape; the padding is cut off again."""
+        missing = self.chunk - len(patches_KPP3)
+        if missing > 0:
+            padding = np.zeros((missing, *patches_KPP3.shape[1:]), np.uint8)
+            patches_KPP3 = np.concatenate([patches_KPP3, padding])
+        return self(patches_KPP3)[: self.chunk - missing]
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradient inside; each submodule's own mode is restored on exit."""
+    before = [(module, module.training) for root in modules for module in root.modules()]
+    try:
+        for root in modules:
+            root.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def embed_stream(
+    encoder: Encoder, bag: Bag, positions: npt.NDArray[np.int64] | None = None
+) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
+    """Embed a bag chunk by chunk in eval mode, without gradient.
+
+    Args:
+        encoder: embeds; its ``chunk`` is the batch size.
+        bag: N patches, read ahead in the background.
+        positions: which patches, in which order; all in order by default.
+
+    Yields:
+        Positions i64[K] in the bag and their embeddings [K, D]; at most one chunk is in memory.
+    """
+    for at, patches in bag.stream(encoder.chunk, positions):
+        with frozen(encoder):
+            embedded = encoder.embed_padded(patches)
+        yield at, embedded
+
+
+def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = True) -> Encoder:
+    """Make the encoder a config names.
+
+    Args:
+        config: timm name, weights, batch norm policy.
+        patch_px: edge of a patch; vision transformers are built for it.
+        load_weights: False where a checkpoint will overwrite them anyway.
+
+    Raises:
+        ConfigError: unknown name, weights that cannot be had or do not fit, or an encoder that
+            cannot take patches of this size.
+    """
+    if config.name not in timm.list_models():
+        near = difflib.get_close_matches(config.name, timm.list_models(), n=3, cutoff=0.3)
+        raise ConfigError(
+            f"encoder.name {config.name}: timm has no such model; near: {', '.join(near)}"
+        )
+    pretrained = load_weights and config.weights == "pretrained"
+    net = _create(config.name, pretrained=pretrained)
+    embed = getattr(net, "patch_embed", None)
+    if getattr(embed, "img_size", None) not in (None, (patch_px, patch_px)):
+        net = _create(config.name, pretrained=pretrained, img_size=patch_px)
+    if load_weights and config.weights not in ("none", "pretrained"):
+        _load_local(net, Path(config.weights))
+    cfg: dict[str, Any] = getattr(net, "pretrained_cfg", {})
+    return Encoder(
+        net,
+        dim=_width(net, config.name, patch_px),
+        mean=tuple(cfg.get("mean", (0.5, 0.5, 0.5))),
+        std=tuple(cfg.get("std", (0.5, 0.5, 0.5))),
+        chunk=config.chunk,
+        freeze_bn=config.freeze_bn,
+    )
+
+
+def _create(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except Exception as cause:
+        if not pretrained:
+            raise ConfigError(f"encoder.name {name}: timm cannot build it ({cause})") from cause
+        raise ConfigError(
+            f"encoder.weights pretrained: the weights of {name} could not be fetched ({cause}); "
+            "on a machine without internet give a local file instead: --set encoder.weights=FILE"
+        ) from cause
+
+
+def _width(net: nn.Module, name: str, patch_px: int) -> int:
+    """D, by trying one patch: also proves that the encoder takes this patch size."""
+    try:
+        with frozen(net):
+            out = net(torch.zeros(1, 3, patch_px, patch_px))
+    except (RuntimeError, AssertionError, ValueError) as cause:
+        raise ConfigError(
+            f"encoder.name {name}: it cannot take patches of {patch_px} px ({cause}); "
+            "choose another --patch-size or encoder"
+        ) from cause
+    if out.ndim != 2:
+        raise ConfigError(f"encoder.name {name}: it gives {tuple(out.shape)}, not one vector")
+    return out.shape[1]
+
+
+def _load_local(net: nn.Module, path: Path) -> None:
+    """Load a state dict from .safetensors, or from .pt/.pth/.bin without unpickling code."""
+    if not path.is_file():
+        raise ConfigError(f"encoder.weights {path}: no such file (or: none, pretrained)")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as cause:
+        raise ConfigError(
+            f"encoder.weights {path}: not a weights file that can be loaded safely "
+            f"({type(cause).__name__}: {cause}); convert it to .safetensors"
+        ) from cause
+    state = state.get("state_dict", state.get("model", state))
+    own = net.state_dict()
+    missing = [key for key in own if key not in state]
+    if missing:
+        raise ConfigError(
+            f"encoder.weights {path}: {len(missing)} of {len(own)} tensors are not in it, "
+            f"e.g. {missing[0]}; is it for another architecture?"
+        )
+    wrong = [key for key in own if own[key].shape != state[key].shape]
+    if wrong:
+        raise ConfigError(
+            f"encoder.weights {path}: {wrong[0]} is {tuple(state[wrong[0]].shape)} there, "
+            f"{tuple(own[wrong[0]].shape)} in this encoder"
+        )
+    # a classifier in the file is left out on purpose: the encoder ends at its embedding
+    net.load_state_dict({key: state[key] for key in own})

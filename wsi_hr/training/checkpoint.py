@@ -1,0 +1,119 @@
+"""Checkpoints: one safetensors file, no pickle, written whole or not at all, checked on load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from wsi_hr.errors import CheckpointError
+from wsi_hr.runtime import atomic_path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name and what they mean.
+
+    Attributes:
+        tensors: weights under ``model.*``, optimiser state under ``optimizer.*``.
+        meta: JSON-able facts: config, classes, epoch, history.
+    """
+
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over names, types, shapes, bytes and facts."""
+        return _digest(self.tensors, json.dumps(self.meta, sort_keys=True))
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically, with a SHA-256 over names, types, shapes, bytes and facts."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
+    meta = json.dumps(checkpoint.meta, sort_keys=True)
+    with atomic_path(path) as tmp:
+        save_file(tensors, tmp, {"meta": meta, "sha256": _digest(tensors, meta)})
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and check a checkpoint; code in it is never run.
+
+    Raises:
+        CheckpointError: missing, truncated, altered, or not one of ours.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; was this run folder trained?")
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as cause:
+        raise CheckpointError(
+            f"{path}: damaged or not a checkpoint ({cause}); restore it or train again"
+        ) from cause
+    if facts.keys() != {"meta", "sha256"}:
+        raise CheckpointError(f"{path}: not a wsi-hr checkpoint; give a folder wsi-hr train wrote")
+    if _digest(tensors, facts["meta"]) != facts["sha256"]:
+        raise CheckpointError(
+            f"{path}: its content does not match its checksum; restore it or train again"
+        )
+    return Checkpoint(tensors, json.loads(facts["meta"]))
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state under checkpoint names."""
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def restore_model(model: nn.Module, checkpoint: Checkpoint, where: Path) -> None:
+    """Load the weights; every one of them must fit.
+
+    Raises:
+        CheckpointError: a weight is missing, extra, or of another shape.
+    """
+    state = _under("model.", checkpoint.tensors)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as cause:
+        raise CheckpointError(f"{where}: weights do not fit the run's model ({cause})") from cause
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state under checkpoint names ``optimizer.<parameter>.<what>``."""
+    state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{number}.{what}": tensor
+        for number, facts in state.items()
+        for what, tensor in facts.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+    """Load the optimiser's state; the learning rate is set anew by the trainer."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _under("optimizer.", checkpoint.tensors).items():
+        number, what = name.split(".", 1)
+        state.setdefault(int(number), {})[what] = tensor
+    own = optimizer.state_dict()
+    optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _digest(tensors: dict[str, Tensor], meta: str) -> str:
+    digest = hashlib.sha256(meta.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,182 @@
+"""Training: epochs over bags, the best epoch by validation alone, resumable at any moment."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wsi_hr.bags.bag_set import BagSet
+from wsi_hr.config import Config
+from wsi_hr.errors import TrainingError
+from wsi_hr.geometry import Int64Array
+from wsi_hr.methods.method import Method, StepContext
+from wsi_hr.runtime import rng_for, seed_for, write_text_atomic
+from wsi_hr.samplers import build_sampler
+from wsi_hr.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    model_tensors,
+    optimizer_tensors,
+    restore_model,
+    restore_optimizer,
+    save_checkpoint,
+)
+from wsi_hr.training.metrics import slide_metrics
+from wsi_hr.training.update import AdamWUpdate
+
+BEST = "best.safetensors"
+LAST = "last.safetensors"
+METRICS = "metrics.jsonl"
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What is learned from.
+
+    Attributes:
+        bags: opens a slide.
+        train: slide ids with gradient.
+        val: slide ids that choose the best epoch; may be empty, then the last epoch is best.
+        labels: class index of every slide above.
+    """
+
+    bags: BagSet
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    labels: dict[str, int]
+
+
+def fit(
+    method: Method,
+    data: TrainingSet,
+    config: Config,
+    run_dir: Path,
+    facts: dict[str, Any],
+    on_epoch: Callable[[dict[str, float]], None] = lambda _: None,
+    on_slides: Callable[[int], None] = lambda _: None,
+) -> list[dict[str, float]]:
+    """Train to the last epoch, or go on where a killed run stopped.
+
+    All randomness derives from (seed, epoch, slide), and a checkpoint is written after every
+    epoch, so a run killed anywhere and started again ends with the weights of an undisturbed one
+    (bit for bit on the CPU with the same number of threads).
+
+    Args:
+        method: freshly built; its weights are overwritten on resume.
+        data: bags, slides and labels.
+        config: seed, sampler and optimisation.
+        run_dir: receives ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``.
+        facts: stored with every checkpoint, so that it can be used without the run folder.
+        on_epoch: told the metrics of every epoch, those of earlier runs included.
+        on_slides: told how many slides each step took.
+
+    Returns:
+        Metrics per epoch, also in ``metrics.jsonl``.
+
+    Raises:
+        TrainingError: the loss is no longer a number.
+        StoreError: a slide's store is damaged.
+    """
+    update = AdamWUpdate(method, config.train)
+    history: list[dict[str, float]] = []
+    last = run_dir / LAST
+    if last.exists():
+        checkpoint = load_checkpoint(last)
+        restore_model(method, checkpoint, last)
+        restore_optimizer(update.optimizer, checkpoint)
+        history = checkpoint.meta["history"]
+        for row in history:
+            on_epoch(row)
+    for epoch in range(len(history), config.train.epochs):
+        torch.manual_seed(seed_for(config.seed, "torch", epoch))
+        row = {
+            "epoch": epoch,
+            "train_loss": _train_epoch(method, data, config, update, epoch, on_slides),
+        }
+        row |= {f"val_{name}": value for name, value in evaluate(method, data, data.val).items()}
+        _require_finite(method, epoch)
+        history.append(row)
+        meta = {**facts, "epoch": epoch, "history": history}
+        if best_epoch(history) == epoch:
+            save_checkpoint(run_dir / BEST, Checkpoint(model_tensors(method), meta))
+        tensors = model_tensors(method) | optimizer_tensors(update.optimizer)
+        save_checkpoint(last, Checkpoint(tensors, meta))
+        write_text_atomic(run_dir / METRICS, "".join(json.dumps(r) + "\n" for r in history))
+        on_epoch(row)
+    return history
+
+
+def best_epoch(history: Sequence[dict[str, float]]) -> int:
+    """The epoch of least validation loss, the earliest on a tie; the last without validation."""
+    if "val_loss" not in history[-1]:
+        return int(history[-1]["epoch"])
+    return int(min(history, key=lambda row: row["val_loss"])["epoch"])
+
+
+def evaluate(method: Method, data: TrainingSet, slide_ids: Sequence[str]) -> dict[str, float]:
+    """Metrics of the method as it is on these slides; empty for no slides."""
+    if not slide_ids:
+        return {}
+    probs = np.stack([method.predict_bag(data.bags.open(s)).probs for s in slide_ids])
+    if not np.isfinite(probs).all():
+        raise TrainingError(
+            "validation gave probabilities that are no numbers; the last good checkpoint is kept. "
+            "Lower train.lr or set train.clip_norm, then start the same command again"
+        )
+    return slide_metrics(probs, np.array([data.labels[s] for s in slide_ids]))
+
+
+def _require_finite(method: Method, epoch: int) -> None:
+    for name, tensor in method.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise TrainingError(
+                f"epoch {epoch}: {name} is no longer a number; the last good checkpoint is kept. "
+                "Lower train.lr or set train.clip_norm, then start the same command again"
+            )
+
+
+def _train_epoch(
+    method: Method,
+    data: TrainingSet,
+    config: Config,
+    update: AdamWUpdate,
+    epoch: int,
+    on_slides: Callable[[int], None],
+) -> float:
+    sampler = build_sampler(config.sampler)
+    context = StepContext(
+        progress=epoch / config.train.epochs,
+        rng=lambda slide_id: rng_for(config.seed, epoch, slide_id, "method"),
+    )
+    method.train()
+    losses: list[float] = []
+    batches = list(_batches(data, config, epoch))
+    for number, batch in enumerate(batches):
+        update.set_epoch(epoch + (number + 1) / len(batches))
+        bags = []
+        for slide_id in batch:
+            bag = data.bags.open(slide_id)
+            keep: Int64Array = sampler.select(
+                bag.grid, method.min_patches, rng_for(config.seed, epoch, slide_id, "drop")
+            )
+            bags.append(bag.subset(keep))
+        losses.append(method.train_bags(bags, update, context) * len(batch))
+        on_slides(len(batch))
+    return math.fsum(losses) / len(data.train)
+
+
+def _batches(data: TrainingSet, config: Config, epoch: int) -> Iterator[list[str]]:
+    """Shuffled slides in batches; a last batch of one joins the one before (batch norm)."""
+    order = rng_for(config.seed, epoch, "order").permutation(len(data.train))
+    size = config.train.batch_size
+    firsts = list(range(0, len(order), size))
+    if size > 1 and len(firsts) > 1 and len(order) - firsts[-1] == 1:
+        firsts.pop()
+    for first, end in zip(firsts, [*firsts[1:], len(order)], strict=True):
+        yield [data.train[i] for i in order[first:end]]

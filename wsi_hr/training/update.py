@@ -1,0 +1,61 @@
+"""The optimiser step, owned by training and handed to the methods."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from wsi_hr.config import TrainConfig
+from wsi_hr.errors import TrainingError
+
+
+class AdamWUpdate:
+    """AdamW with linear warm-up and cosine decay over the epochs; accumulates until stepped.
+
+    The learning rate is a function of progress alone, so a resumed run has it without being told.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+        self._config = config
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self._parameters, lr=config.lr, weight_decay=config.weight_decay
+        )
+
+    def set_epoch(self, epoch: float) -> None:
+        """Set the learning rate for ``epoch``, counted from 0 and possibly fractional."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self._config, epoch)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of ``loss``.
+
+        Raises:
+            TrainingError: the loss is NaN or infinite; nothing was changed by it.
+        """
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {float(loss.detach())}; the last good checkpoint is kept. "
+                "Lower train.lr, set train.clip_norm, or look for damaged patches"
+            )
+        loss.backward()
+
+    def step(self) -> None:
+        """Clip, update, clear."""
+        if self._config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def learning_rate(config: TrainConfig, epoch: float) -> float:
+    """Linear from 0 over ``warmup_epochs``, then cosine to ``final_lr`` x ``lr`` at the end."""
+    warmup = min(config.warmup_epochs, config.epochs)
+    if epoch < warmup:
+        return config.lr * epoch / warmup
+    span = config.epochs - warmup
+    done = (epoch - warmup) / span if span > 0 else 0.0
+    cosine = (1 + math.cos(math.pi * done)) / 2
+    return config.lr * (config.final_lr + (1 - config.final_lr) * cosine)
