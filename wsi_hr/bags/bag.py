@@ -143,7 +143,6 @@ class Bag:
                 part, pixels = ahead.popleft()
                 ask(1)
                 yield part, pixels.result()
-                del pixels  # else this chunk would stay in memory while the next is waited for
         finally:
             for _, pixels in ahead:
                 pixels.cancel()

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from wsi_hr.errors import CheckpointError
 from wsi_hr.runtime import atomic_path
 
+_OURS = "wsi_hr"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -39,8 +41,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically, with a SHA-256 over names, types, shapes, bytes and facts."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
     meta = json.dumps(checkpoint.meta, sort_keys=True)
+    # one key only: safetensors writes several in random order, and equal runs give equal bytes
+    facts = json.dumps({"meta": meta, "sha256": _digest(tensors, meta)})
     with atomic_path(path) as tmp:
-        save_file(tensors, tmp, {"meta": meta, "sha256": _digest(tensors, meta)})
+        save_file(tensors, tmp, {_OURS: facts})
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -53,19 +57,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no such checkpoint; was this run folder trained?")
     try:
         with safe_open(path, "pt") as file:
-            facts = file.metadata() or {}
+            ours = (file.metadata() or {}).get(_OURS)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as cause:
         raise CheckpointError(
             f"{path}: damaged or not a checkpoint ({cause}); restore it or train again"
         ) from cause
-    if facts.keys() != {"meta", "sha256"}:
+    if ours is None:
         raise CheckpointError(f"{path}: not a wsi-hr checkpoint; give a folder wsi-hr train wrote")
-    if _digest(tensors, facts["meta"]) != facts["sha256"]:
+    try:
+        facts = json.loads(ours)
+        meta, sha256 = facts["meta"], facts["sha256"]
+    except (ValueError, KeyError, TypeError) as cause:
+        raise CheckpointError(
+            f"{path}: its header is damaged; restore it or train again"
+        ) from cause
+    if _digest(tensors, meta) != sha256:
         raise CheckpointError(
             f"{path}: its content does not match its checksum; restore it or train again"
         )
-    return Checkpoint(tensors, json.loads(facts["meta"]))
+    return Checkpoint(tensors, json.loads(meta))
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:

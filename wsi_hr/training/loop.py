@@ -35,6 +35,7 @@ BEST = "best.safetensors"
 LAST = "last.safetensors"
 METRICS = "metrics.jsonl"
 
+
 @dataclass(frozen=True)
 class TrainingSet:
     """What is learned from.
@@ -107,7 +108,8 @@ def fit(
             save_checkpoint(run_dir / BEST, Checkpoint(model_tensors(method), meta))
         tensors = model_tensors(method) | optimizer_tensors(update.optimizer)
         save_checkpoint(last, Checkpoint(tensors, meta))
-        write_text_atomic(run_dir / METRICS, "".join(json.dumps(r) + "\n" for r in history))
+        lines = (json.dumps(r, sort_keys=True) + "\n" for r in history)
+        write_text_atomic(run_dir / METRICS, "".join(lines))
         on_epoch(row)
     return history
 

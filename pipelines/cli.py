@@ -1,0 +1,347 @@
+"""The command line: a shell over the stages. Everything heavy is imported inside a command."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from wsi_hr import __version__
+from wsi_hr.errors import TrainingError, WsiHrError
+
+EXIT_DONE = 0
+EXIT_SOME_FAILED = 1
+EXIT_BAD_REQUEST = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="wsi-hr",
+    help="Train on gigapixel whole-slide images end to end, and see what the model saw.\n\n"
+    "Slides -> [bold]tile[/bold] -> patch stores -> [bold]train[/bold] -> run -> "
+    "[bold]predict[/bold] -> predictions and heatmaps.\n\n"
+    "Exit codes: 0 all done, 1 some slides failed (listed), 2 the request was wrong, "
+    "130 interrupted (the same command goes on).",
+    epilog="First time here? wsi-hr demo -o demo   For Research Use Only.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Slides = Annotated[
+    list[Path],
+    typer.Argument(help="Slide files, folders of them, or a manifest CSV (slide, mpp).",
+                   show_default=False),
+]  # fmt: skip
+Recipe = Annotated[
+    str | None, typer.Option(help="A shipped recipe by name, or a YAML file; see wsi-hr show.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Any setting, e.g. train.epochs=20. Repeatable."
+    ),
+]
+Seed = Annotated[int | None, typer.Option(help="All randomness derives from it.", min=0)]
+Mpp = Annotated[float | None, typer.Option(help="Micrometres per patch pixel.", show_default="0.5")]
+PatchSize = Annotated[
+    int | None, typer.Option(help="Patch edge in pixels at that mpp.", show_default="256")
+]
+MppOverride = Annotated[
+    float | None,
+    typer.Option(help="um/px at level 0 of these slides, instead of their own word.", min=0),
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Slides tiled at a time.", min=1, show_default="all cores")
+]
+MethodName = Annotated[
+    str | None, typer.Option("--method", help="dbps or patchgd.", show_default="dbps")
+]
+EncoderName = Annotated[
+    str | None, typer.Option("--encoder", help="A timm model name.", show_default="resnet18")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    if version:
+        print(f"wsi-hr {__version__}")
+        raise typer.Exit
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=_stderr(), show_path=False, show_time=False)],
+        force=True,
+    )
+
+
+@app.command(epilog="Example: wsi-hr tile slides/ -o store --mpp 0.5 --patch-size 256")
+def tile(
+    slides: Slides,
+    store: Annotated[Path, typer.Option("-o", "--output", help="Folder for the patch stores.")],
+    mpp: Mpp = None,
+    patch_size: PatchSize = None,
+    mpp_override: MppOverride = None,
+    workers: Workers = None,
+    seed: Seed = None,
+    recipe: Recipe = None,
+    assignments: Assignments = None,
+) -> None:
+    """Cut slides into patch stores with tissue masks; every slide ends in STORE/status.csv."""
+    from pipelines.tile import tile_stage
+
+    config = _resolve(
+        recipe, {"seed": seed, "tile.mpp": mpp, "tile.patch_size": patch_size}, assignments
+    )
+    console = _stdout()
+    rows = tile_stage(
+        slides,
+        store,
+        config.tile,
+        mpp_override=mpp_override,
+        workers=workers,
+        console=console,
+    )
+    _finish(rows, store / "status.csv", console)
+
+
+@app.command(epilog="Example: wsi-hr train store --labels labels.csv -o run --method dbps")
+def train(
+    store: Annotated[Path, typer.Argument(help="What wsi-hr tile wrote.", show_default=False)],
+    labels: Annotated[
+        Path, typer.Option(help="CSV with a slide and a label column; optional: patient, split.")
+    ],
+    run: Annotated[Path, typer.Option("-o", "--output", help="Folder for the run.")],
+    method: MethodName = None,
+    encoder: EncoderName = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training slides.", show_default="50")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Slides per step.", show_default="4")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate.", show_default="0.0003")
+    ] = None,
+    slide_column: Annotated[str | None, typer.Option(help="Header of the slide column.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Header of the label column.")] = None,
+    patient_column: Annotated[
+        str | None, typer.Option(help="Header of the patient column.")
+    ] = None,
+    device: Device = None,
+    seed: Seed = None,
+    recipe: Recipe = None,
+    assignments: Assignments = None,
+) -> None:
+    """Train a slide classifier end to end; started again after a kill, it goes on."""
+    from pipelines.train import LabelsSource, train_stage
+
+    options = {
+        "seed": seed,
+        "method.name": method,
+        "encoder.name": encoder,
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "train.lr": lr,
+        "train.device": device,
+    }
+    source = LabelsSource(labels, slide_column, label_column, patient_column)
+    console = _stdout()
+    report = train_stage(store, source, run, _resolve(recipe, options, assignments), console)
+    if report.test:
+        console.print(f"held-out slides: {_metrics(report.test)}", highlight=False)
+    console.print(f"next: wsi-hr predict {run} SLIDES -o OUT", highlight=False)
+
+
+@app.command(epilog="Example: wsi-hr predict run slides/ -o predictions")
+def predict(
+    run: Annotated[Path, typer.Argument(help="What wsi-hr train wrote.", show_default=False)],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="One store folder, or slides as for wsi-hr tile.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--output", help="Folder for the predictions.")],
+    split: Annotated[
+        str | None, typer.Option(help="Only this part of the run's splits: train, val or test.")
+    ] = None,
+    mpp_override: MppOverride = None,
+    heatmap_px: Annotated[
+        int | None, typer.Option(help="Longest edge of a heatmap.", min=128, max=8192)
+    ] = None,
+    workers: Workers = None,
+    device: Device = None,
+) -> None:
+    """Predict slides and draw what was salient; slides are tiled on the way as the run's were."""
+    from pipelines.predict import PREDICTIONS, RESEARCH_USE, predict_stage
+
+    console = _stdout()
+    console.print(RESEARCH_USE, highlight=False)
+    report = predict_stage(
+        run,
+        inputs,
+        out,
+        split=split,
+        device=device or "auto",
+        mpp_override=mpp_override,
+        workers=workers,
+        heatmap_px=heatmap_px,
+        console=console,
+    )
+    if report.metrics:
+        console.print(f"held-out slides: {_metrics(report.metrics)}", highlight=False)
+    rows = [
+        {"slide_id": row.slide_id, "status": row.status, "reason": row.reason}
+        for row in report.rows
+    ]
+    _finish(rows, out / PREDICTIONS, console)
+
+
+@app.command(epilog="Example: wsi-hr info slide.svs")
+def info(
+    slides: Annotated[list[Path], typer.Argument(help="Slide files.", show_default=False)],
+    mpp_override: MppOverride = None,
+) -> None:
+    """Tell what a slide is: vendor, levels, mpp and whose word it is, problems."""
+    from pipelines.info import print_info, slide_info
+
+    console = _stdout()
+    failed = False
+    for path in slides:
+        try:
+            print_info(slide_info(path, mpp_override=mpp_override), console)
+        except WsiHrError as error:
+            _complain(str(error))
+            failed = True
+    if failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+@app.command(epilog="Example: wsi-hr show --recipe camelyon16 --set train.epochs=20")
+def show(
+    recipe: Recipe = None,
+    assignments: Assignments = None,
+    recipes: Annotated[bool, typer.Option("--recipes", help="List the shipped recipes.")] = False,
+) -> None:
+    """Print the resolved settings, as YAML that --recipe takes back."""
+    from pipelines.settings import recipe_names
+    from wsi_hr.config import dump_config
+
+    if recipes:
+        print("\n".join(recipe_names()))
+        return
+    print(dump_config(_resolve(recipe, {}, assignments)), end="")
+
+
+@app.command(epilog="Example: wsi-hr doctor")
+def doctor(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where you mean to write; its disk is checked.")
+    ] = None,
+) -> None:
+    """Check versions, GPU, codecs, disk and shared memory; say what is wrong and how to mend it."""
+    from pipelines.doctor import print_checks, run_checks
+
+    checks = run_checks(folder)
+    print_checks(checks, _stdout())
+    if any(check.state == "fail" for check in checks):
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+@app.command(epilog="Example: wsi-hr demo -o demo")
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything.")],
+    method: Annotated[str, typer.Option(help="dbps or patchgd.")] = "dbps",
+    seed: Annotated[int, typer.Option(help="Another cohort, another start.", min=0)] = 0,
+    workers: Workers = None,
+    assignments: Assignments = None,
+) -> None:
+    """See it work: make slides with planted lesions, tile, train, predict, measure."""
+    from pipelines.demo import print_report, run_demo
+
+    console = _stdout()
+    report = run_demo(
+        out,
+        seed=seed,
+        method=method,
+        workers=workers,
+        assignments=assignments or (),
+        console=console,
+    )
+    print_report(report, out, console)
+    if report.shortfalls:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def main() -> None:
+    """Run the command line; errors the user can mend are one sentence and an exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except WsiHrError as error:
+        _complain(str(error))
+        code = EXIT_SOME_FAILED if isinstance(error, TrainingError) else EXIT_BAD_REQUEST
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted; the same command goes on where it stopped")
+        code = EXIT_INTERRUPTED
+    except Exception as error:
+        if not _is_usage_error(error):
+            raise
+        error.show()  # pyright: ignore[reportAttributeAccessIssue]
+        code = EXIT_BAD_REQUEST
+    sys.exit(code if isinstance(code, int) else EXIT_DONE)
+
+
+def _is_usage_error(error: Exception) -> bool:
+    """Whether typer's own parser complains: it is not ours to word, only its exit code is."""
+    return hasattr(error, "show") and hasattr(error, "exit_code")
+
+
+def _resolve(recipe: str | None, options: dict[str, Any], assignments: list[str] | None):
+    from pipelines.settings import resolve
+
+    return resolve(recipe, options, assignments)
+
+
+def _finish(rows: list[dict[str, str]], table: Path, console: Console) -> None:
+    """Say how many slides ended how, list the failures, and exit 1 if there are any."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row["status"]] = counts.get(row["status"], 0) + 1
+    for row in rows:
+        if row["status"] != "done":
+            console.print(
+                f"{row['status']}: {row['slide_id']}: {row['reason']}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+    total = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    console.print(f"{len(rows)} slides: {total}; see {table}", highlight=False, soft_wrap=True)
+    if counts.get("failed"):
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+
+
+def _complain(sentence: str) -> None:
+    _stderr().print(f"error: {sentence}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _stdout() -> Console:
+    return Console()
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)

@@ -1,0 +1,80 @@
+"""One run per output folder. The kernel holds the lock, so a killed run never leaves it closed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from wsi_hr.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = ".run-lock"
+
+_HELD = (errno.EAGAIN, errno.EACCES)
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Make ``folder`` if need be and hold it for this run.
+
+    The lock file says who holds it; a file left by a run that was killed is taken over.
+
+    Raises:
+        StoreError: another run holds the folder, or it cannot be written.
+    """
+    path = folder / LOCK_FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _acquire(path)
+    except FileExistsError as cause:
+        raise StoreError(f"{folder}: a file, not a folder; choose another output folder") from cause
+    except OSError as cause:
+        raise StoreError(
+            f"{folder}: cannot be written ({cause.strerror}); choose another output folder"
+        ) from cause
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _acquire(path: Path) -> int:
+    """An open file descriptor that holds the lock."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as cause:
+            holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
+            os.close(handle)
+            if cause.errno in _HELD:
+                raise StoreError(
+                    f"{path.parent}: another run works here ({holder or 'just started'}); wait "
+                    "for it, stop it, or choose another output folder"
+                ) from cause
+            if cause.errno not in _UNSUPPORTED:
+                raise
+            logger.warning("%s: this file system has no locks; start no second run", path.parent)
+            handle = os.open(path, os.O_RDWR)
+        if _is_still(path, handle):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode(), 0)
+            return handle
+        # The holder unlinked the file between our open and our lock: this one is nobody's.
+        os.close(handle)
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,49 @@
+"""Recipes and the resolved config of a command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from wsi_hr.config import Config, load_recipe, resolve_config
+from wsi_hr.errors import ConfigError
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with wsi-hr, sorted."""
+    folder = resources.files("pipelines") / "recipes"
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """A shipped recipe by name, or a YAML file by path.
+
+    Raises:
+        ConfigError: neither exists, or the file is not a recipe.
+    """
+    if name in recipe_names():
+        with resources.as_file(resources.files("pipelines") / "recipes" / f"{name}.yaml") as path:
+            return load_recipe(path)
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError(
+            f"--recipe {name}: no such file, and not one of: {', '.join(recipe_names())}"
+        )
+    return load_recipe(path)
+
+
+def resolve(
+    recipe: str | None, options: Mapping[str, Any], assignments: Sequence[str] | None
+) -> Config:
+    """Defaults < recipe < options < ``--set``.
+
+    Raises:
+        ConfigError: an unknown setting or a value out of range, named.
+    """
+    return resolve_config(read_recipe(recipe) if recipe else None, options, assignments or ())

@@ -1,0 +1,108 @@
+"""The table in which every slide ends exactly once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from wsi_hr.cohort.table import read_table, write_table
+from wsi_hr.errors import LabelError
+from wsi_hr.store.patch_store import STORE_SUFFIX, is_complete
+
+STATUS_FILE = "status.csv"
+STATUS_COLUMNS = (
+    "slide_id",
+    "path",
+    "status",
+    "reason",
+    "num_patches",
+    "mpp",
+    "mpp_source",
+    "seconds",
+)
+
+_WRITE_EVERY_S = 2.0  # a kill costs the table at most this much; slides never get lost, see resume
+
+
+class StatusTable:
+    """The rows of ``status.csv``, kept in the order of the input, written whole every time.
+
+    Slides of earlier runs that are no input of this one keep their row at the end of the file as
+    long as their store is there.
+
+    Args:
+        folder: where the table and the stores lie.
+        slide_ids: the input's slides, in order.
+    """
+
+    def __init__(self, folder: Path, slide_ids: Iterable[str]) -> None:
+        self._path = folder / STATUS_FILE
+        self._order = tuple(slide_ids)
+        self._rows: dict[str, dict[str, str]] = {}
+        self._written = 0.0
+        self.earlier = _read(self._path)
+        known = set(self._order)
+        self._others = [
+            row
+            for slide_id, row in self.earlier.items()
+            if slide_id not in known and is_complete(folder / f"{slide_id}{STORE_SUFFIX}")
+        ]
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """The rows there are so far, in the order of the input."""
+        return [self._rows[slide_id] for slide_id in self._order if slide_id in self._rows]
+
+    def put(self, row: Mapping[str, str]) -> None:
+        """Add a slide's row; the file follows within two seconds of work."""
+        assert row["slide_id"] not in self._rows, "a slide ends exactly once"
+        self._rows[row["slide_id"]] = dict(row)
+        if time.monotonic() - self._written > _WRITE_EVERY_S:
+            self.write()
+
+    def write(self) -> None:
+        """Write the table now, whole or not at all."""
+        write_table(self._path, STATUS_COLUMNS, [*self.rows, *self._others])
+        self._written = time.monotonic()
+
+
+def status_row(
+    slide_id: str,
+    path: Path,
+    status: str,
+    reason: str = "",
+    *,
+    num_patches: int = 0,
+    mpp: float | None = None,
+    mpp_source: str = "",
+    seconds: str = "",
+) -> dict[str, str]:
+    """One row of the table, as text."""
+    return {
+        "slide_id": slide_id,
+        "path": printable(path),
+        "status": status,
+        "reason": reason.encode("utf-8", "backslashreplace").decode(),
+        "num_patches": str(num_patches),
+        "mpp": "" if mpp is None else f"{mpp:.6g}",
+        "mpp_source": mpp_source,
+        "seconds": seconds,
+    }
+
+
+def printable(path: Path) -> str:
+    """A path as UTF-8 text, also where its bytes are not."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    """The rows an earlier run left, by slide; none where there is no usable table."""
+    try:
+        table = read_table(path)
+    except (LabelError, OSError):
+        return {}
+    if not set(STATUS_COLUMNS) <= set(table.columns):
+        return {}
+    return {row["slide_id"]: row for row in table.rows}

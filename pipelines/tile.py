@@ -1,0 +1,228 @@
+"""Slides -> patch stores: one killable process per slide, one row per slide, free to run again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from pipelines.lock import run_lock
+from pipelines.progress import progress_bar
+from pipelines.record import RunRecord
+from pipelines.status import STATUS_COLUMNS, STATUS_FILE, StatusTable, printable, status_row
+from pipelines.tile_jobs import TileJob, run_jobs
+from wsi_hr.cohort.manifest import SlideRecord, find_slides
+from wsi_hr.config import TileConfig
+from wsi_hr.errors import ConfigError, SlideError, StoreError
+from wsi_hr.runtime import write_text_atomic
+from wsi_hr.slides.source import Source
+from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
+
+__all__ = ["STATUS_COLUMNS", "STATUS_FILE", "TILE_FILE", "tile_stage"]
+
+logger = logging.getLogger(__name__)
+
+TILE_FILE = "tile.json"
+RUN_LIMITS = frozenset({"deadline_s", "memory_gib", "max_unreadable"})
+"""Settings that decide whether a slide comes out, not what comes out: they may change."""
+
+OVERRIDE_SOURCE = "--mpp-override"
+MANIFEST_SOURCE = "manifest"
+
+
+def tile_stage(
+    inputs: Sequence[Path],
+    store: Path,
+    config: TileConfig,
+    *,
+    mpp_override: float | None = None,
+    workers: int | None = None,
+    console: Console | None = None,
+) -> list[dict[str, str]]:
+    """Tile slides into ``store``; a slide that is there already, unchanged, costs nothing.
+
+    Args:
+        inputs: folders, slides, manifests.
+        store: folder of the stores, ``tile.json`` and ``status.csv``.
+        config: what is asked; the same for all slides of a store.
+        mpp_override: um per level-0 px of all slides, in place of what they say. A manifest's own
+            value for a slide goes before it.
+        workers: slides worked on at a time; None: as many as this process may use cores.
+        console: where progress is shown; None: nowhere.
+
+    Returns:
+        One row per input slide (:data:`STATUS_COLUMNS`), in the order of the inputs' paths, with
+        status ``done``, ``no_tissue``, ``skipped`` (part of another slide) or ``failed``.
+
+    Raises:
+        WsiHrError: nothing can be done at all: no slides, another run in the folder, a folder that
+            cannot be written, or one that holds stores of other settings.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; running again goes on from there.
+    """
+    run = RunRecord("tile", config)
+    records = find_slides(inputs)
+    if not records:
+        raise SlideError(
+            f"{', '.join(map(printable, inputs))}: no slides found; give slide files, folders of "
+            "them, or a manifest CSV"
+        )
+    with run_lock(store), _terminated_like_interrupted():
+        _settle_config(store, config)
+        _sweep(store)
+        table = StatusTable(store, [record.slide_id for record in records])
+        digests: dict[str, list[str]] = defaultdict(list)
+        jobs = []
+        for record in records:
+            if record.problem is not None:
+                status = "skipped" if record.redundant else "failed"
+                problem = record.problem.removeprefix(f"{record.path}: ")
+                table.put(status_row(record.slide_id, record.path, status, problem))
+                continue
+            job = _job(record, store, config, mpp_override)
+            kept = _finished_store(job)
+            if kept is None:
+                jobs.append(job)
+            else:
+                digests[kept.info.source_sha256].append(record.slide_id)
+                earlier = table.earlier.get(record.slide_id, {})
+                table.put(_kept_row(record, kept, earlier.get("seconds", "")))
+        try:
+            with progress_bar(console, "tiling", len(records)) as advance:
+                advance(len(records) - len(jobs), "")
+                for outcome in run_jobs(jobs, workers or len(os.sched_getaffinity(0))):
+                    table.put(outcome.row)
+                    digests[outcome.source_sha256].append(outcome.row["slide_id"])
+                    advance(1, outcome.row["slide_id"])
+        finally:
+            table.write()
+        _warn_of_copies(digests)
+        run.write(store, states={row["slide_id"]: row["status"] for row in table.rows})
+    return table.rows
+
+
+def _job(
+    record: SlideRecord, store: Path, config: TileConfig, mpp_override: float | None
+) -> TileJob:
+    path = store / f"{record.slide_id}{STORE_SUFFIX}"
+    if record.mpp is not None:
+        return TileJob(record, path, config, record.mpp, MANIFEST_SOURCE)
+    return TileJob(record, path, config, mpp_override, OVERRIDE_SOURCE)
+
+
+def _finished_store(job: TileJob) -> PatchStore | None:
+    """The store of a slide, if it is sound and exactly what this run would write again.
+
+    The slide is compared by size and by its first and last 64 KiB, not read through.
+    """
+    try:
+        found = PatchStore.open(job.store_path)
+        info = found.info
+        source = Source.of(job.record.path)
+        same = (
+            info.source_size == source.size
+            and info.source_edges_sha256 == source.edges_sha256()
+            and not _differing(info.tile.model_dump(mode="json"), job.config)
+            and _mpp_stands(found, job)
+            and (~found.valid).sum() <= job.config.max_unreadable * len(found)
+        )
+    except (StoreError, SlideError):
+        return None
+    return found if same else None
+
+
+def _mpp_stands(found: PatchStore, job: TileJob) -> bool:
+    mpp = found.info.mpp
+    if job.mpp is not None:
+        return (mpp.x, mpp.y, mpp.source) == (job.mpp, job.mpp, job.mpp_source)
+    return mpp.source not in (OVERRIDE_SOURCE, MANIFEST_SOURCE)
+
+
+def _kept_row(record: SlideRecord, found: PatchStore, seconds: str) -> dict[str, str]:
+    unreadable = int((~found.valid).sum())
+    return status_row(
+        record.slide_id,
+        record.path,
+        "done",
+        f"{unreadable} of {len(found)} patches unreadable" if unreadable else "",
+        num_patches=len(found),
+        mpp=found.info.mpp.mean,
+        mpp_source=found.info.mpp.source,
+        seconds=seconds,
+    )
+
+
+def _settle_config(store: Path, config: TileConfig) -> None:
+    """Write the settings down, or make sure that they are those of the stores already there.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    path = store / TILE_FILE
+    try:
+        settled = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        settled = {}
+    except (OSError, ValueError) as cause:
+        raise ConfigError(
+            f"{path}: damaged; restore it, or delete it if the stores beside it were cut with the "
+            "settings of this run"
+        ) from cause
+    differing = _differing(settled, config) if settled else []
+    if differing:
+        raise ConfigError(
+            f"{store}: holds stores of other settings ({'; '.join(differing)}); choose another "
+            "output folder or the old settings"
+        )
+    write_text_atomic(path, json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+
+
+def _differing(settled: Mapping[str, object], config: TileConfig) -> list[str]:
+    """Settings that change what comes out and are not the same, with both values."""
+    asked = config.model_dump(mode="json")
+    return [
+        f"tile.{key} was {settled.get(key)}, now {asked.get(key)}"
+        for key in sorted({*settled, *asked} - RUN_LIMITS)
+        if settled.get(key) != asked.get(key)
+    ]
+
+
+def _sweep(store: Path) -> None:
+    """Remove what a killed run left half-written."""
+    for suffix in (".tmp", ".old"):
+        for stray in store.glob(f"*{STORE_SUFFIX}{suffix}"):
+            shutil.rmtree(stray, ignore_errors=True)
+
+
+def _warn_of_copies(digests: Mapping[str, Sequence[str]]) -> None:
+    for digest, slide_ids in digests.items():
+        if digest and len(slide_ids) > 1:
+            logger.warning(
+                "%s have identical content; keep one, or the same slide counts twice",
+                " and ".join(sorted(slide_ids)),
+            )
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM end the run as Ctrl-C does; only the main thread may arrange that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

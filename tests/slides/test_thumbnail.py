@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from wsi_hr.geometry import Size
+from wsi_hr.slides.open import open_slide
+from wsi_hr.testing.coordinate_slide import decode_cells, write_coordinate_slide
+
+
+@pytest.mark.parametrize("max_px", [100, 333, 789])
+@pytest.mark.parametrize("block_px", [64, 2048])
+def test_a_thumbnail_averages_areas_whatever_the_blocks(
+    tmp_path, monkeypatch, noise, max_px, block_px
+):
+    monkeypatch.setattr("wsi_hr.slides.thumbnail._BLOCK_PX", block_px)
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, noise, photometric="rgb", rowsperstrip=64)
+    size = (max_px, round(531 * max_px / 790))
+    expected = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling.BOX))
+    with open_slide(path) as slide:
+        thumbnail = slide.thumbnail(max_px)
+    assert thumbnail.shape == (size[1], size[0], 3)
+    assert np.abs(thumbnail.astype(int) - expected).max() <= 1
+
+
+def test_a_thumbnail_shows_the_whole_frame_from_a_coarse_level(tmp_path):
+    path = tmp_path / "x.tif"
+    write_coordinate_slide(path, size=Size(4096, 2048), levels=(1, 4, 16), cell=256)
+    with open_slide(path) as slide:
+        thumbnail = slide.thumbnail(256)
+    assert thumbnail.shape == (128, 256, 3)
+    centres = decode_cells(thumbnail[8::16, 8::16])
+    assert np.array_equal(centres[..., 0], np.tile(np.arange(16), (8, 1)))
+    assert np.array_equal(centres[..., 1], np.tile(np.arange(8)[:, None], (1, 16)))
+
+
+def test_a_small_slide_is_not_enlarged(tmp_path, noise):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, noise[:5, :9], photometric="rgb")
+    with open_slide(path) as slide:
+        assert np.array_equal(slide.thumbnail(100), noise[:5, :9])
+        with pytest.raises(ValueError, match="at least 1"):
+            slide.thumbnail(0)
+
+
+def test_a_ribbon_keeps_at_least_one_px(tmp_path, noise):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, noise[:2, :700], photometric="rgb")
+    with open_slide(path) as slide:
+        assert slide.thumbnail(100).shape == (1, 100, 3)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsi_hr.config import TileConfig
+from wsi_hr.geometry import Bounds, Mpp, Pair, ReadPlan, Size
+from wsi_hr.store.store_info import StoreInfo, scale_name
+
+numbers = st.floats(0.01, 1e6)
+whole = st.integers(0, 10**9)
+pairs = st.builds(Pair, numbers, numbers)
+infos = st.builds(
+    StoreInfo,
+    slide_id=st.text(min_size=1),
+    source_name=st.text(),
+    source_size=whole,
+    source_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+    source_edges_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+    mpp=st.builds(Mpp, numbers, numbers, st.text()),
+    level0_size=st.builds(Size, whole, whole),
+    bounds=st.builds(Bounds, whole, whole, whole, whole),
+    vendor=st.text(),
+    plan=st.builds(ReadPlan, whole, pairs, pairs, pairs, pairs),
+    tile=st.builds(
+        TileConfig,
+        mpp=st.floats(0.1, 100),
+        stride=st.none() | st.integers(1, 512),
+        codec=st.sampled_from(["jpeg", "raw"]),
+    ),
+    segmenter=st.text(),
+    mask_downsample=pairs,
+    wsi_hr_version=st.text(),
+)
+
+
+@given(infos)
+def test_json_gives_an_equal_info_back(info: StoreInfo) -> None:
+    assert StoreInfo.from_json(json.loads(json.dumps(info.as_json()))) == info
+
+
+@given(infos, st.data())
+def test_no_part_may_be_missing(info: StoreInfo, data: st.DataObject) -> None:
+    document: dict[str, Any] = info.as_json()
+    del document[data.draw(st.sampled_from(sorted(document)))]
+    with pytest.raises(ValueError, match="not the attributes of a patch store"):
+        StoreInfo.from_json(document)
+
+
+def test_a_setting_that_is_not_known_is_refused(store_maker: Any) -> None:
+    document = store_maker().info.as_json()
+    document["tile"]["colour"] = "blue"
+    with pytest.raises(ValueError, match=r"^tile settings not known here, colour: [^\n]*$"):
+        StoreInfo.from_json(document)
+
+
+def test_the_groups_name_is_the_asked_mpp() -> None:
+    names = [scale_name(TileConfig.model_validate({"mpp": mpp})) for mpp in (0.5, 1, 0.25271)]
+    assert names == ["scale_0.5", "scale_1.0", "scale_0.25271"]

@@ -1,0 +1,84 @@
+"""The levels of a pyramid: how much coarser each is, and which of its px a level-0 px is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from wsi_hr.geometry import BoolArray, Bounds, Pair, Point, Size, UInt8Array
+
+
+def downsamples_of(dimensions: Sequence[Size]) -> tuple[Pair, ...]:
+    """Level-0 px per px of each level, per axis.
+
+    4099 px reduced by 4 are 1024 px: the ratio 4.003 would put the last of them 3 px too far to
+    the right. So a whole factor that explains both sizes, rounded either way, is believed, powers
+    of two first; only where there is none the ratio of the sizes is all there is to know.
+    """
+    return tuple(_downsample(dimensions[0], size) for size in dimensions)
+
+
+def nearest(value: float) -> int:
+    """The nearest whole number, halves upwards: unlike ``round``, the same way everywhere."""
+    return math.floor(value + 0.5)
+
+
+def to_level(xy0: Point, downsample: Pair) -> Point:
+    """The px of a level that is nearest to the level-0 px ``xy0``."""
+    return Point(nearest(xy0.x / downsample.x), nearest(xy0.y / downsample.y))
+
+
+def read_clipped(
+    read: Callable[[Bounds], tuple[UInt8Array, BoolArray]],
+    level_size: Size,
+    corner: Point,
+    size: Size,
+) -> tuple[UInt8Array, BoolArray]:
+    """Read what lies inside a level; the rest is white and not valid.
+
+    Args:
+        read: reads a rectangle that lies wholly inside, px of the level.
+        level_size: px of the level.
+        corner: top-left corner of what is asked, px of the level.
+        size: what is asked, px of the level.
+
+    Returns:
+        Pixels u8[h, w, 3] and validity bool[h, w].
+
+    Raises:
+        ValueError: ``size`` is not positive.
+    """
+    if min(size) < 1:
+        raise ValueError(f"size {tuple(size)}: at least one px is needed")
+    left, top = max(corner.x, 0), max(corner.y, 0)
+    right = min(corner.x + size.w, level_size.w)
+    bottom = min(corner.y + size.h, level_size.h)
+    inner = Bounds(left, top, right - left, bottom - top)
+    if inner == (*corner, *size):
+        return read(inner)
+    rgb = np.full((size.h, size.w, 3), 255, np.uint8)
+    valid = np.zeros((size.h, size.w), np.bool_)
+    if inner.w > 0 and inner.h > 0:
+        rows = slice(top - corner.y, bottom - corner.y)
+        cols = slice(left - corner.x, right - corner.x)
+        rgb[rows, cols], valid[rows, cols] = read(inner)
+    return rgb, valid
+
+
+def explains(whole: Size, factor: int, size: Size) -> bool:
+    """Whether ``size`` is ``whole`` reduced by ``factor``, what is left over cut off or kept."""
+    return all(
+        large // factor <= small <= -(-large // factor)
+        for large, small in zip(whole, size, strict=True)
+    )
+
+
+def _downsample(whole: Size, size: Size) -> Pair:
+    ratio = Pair(whole.w / size.w, whole.h / size.h)
+    mean = math.sqrt(ratio.x * ratio.y)
+    for factor in (1 << max(0, nearest(math.log2(mean))), max(1, nearest(mean))):
+        if explains(whole, factor, size):
+            return Pair(float(factor), float(factor))
+    return ratio

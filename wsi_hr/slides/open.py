@@ -1,0 +1,98 @@
+"""Opening a slide, whatever its format, or saying in one sentence why not."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import openslide
+
+from wsi_hr.errors import SlideError
+from wsi_hr.slides.content import check_content, is_tiff
+from wsi_hr.slides.dicom_series import DICOM_SUFFIXES
+from wsi_hr.slides.mpp import overriding_mpp
+from wsi_hr.slides.openslide_reader import GENERIC_TIFF, OpenSlideReader
+from wsi_hr.slides.slide import Slide
+from wsi_hr.slides.tiff import TiffReader, judge_tiff
+from wsi_hr.slides.tiff_damage import tiff_damage
+
+SLIDE_SUFFIXES: frozenset[str] = DICOM_SUFFIXES | {
+    *(".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide"),
+    *(".tif", ".tiff", ".btf", ".tf8"),
+}
+"""What files in a folder are taken for slides, lower case; any suffix can be opened by name."""
+
+_COPY_AGAIN = "copy the file again from its source"
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, bytes of no encoding, breaks
+
+
+def open_slide(
+    path: Path,
+    *,
+    slide_id: str | None = None,
+    mpp_override: float | None = None,
+    mpp_source: str = "--mpp-override",
+) -> Slide:
+    """Open a slide with OpenSlide, or else as a TIFF with tifffile.
+
+    Args:
+        path: the slide's file; for MRXS the ``.mrxs`` beside its folder.
+        slide_id: its name; by default that of :func:`slide_id_of`.
+        mpp_override: um per level-0 px, above anything the slide says.
+        mpp_source: whose word ``mpp_override`` is.
+
+    Raises:
+        SlideError: it is no slide, is damaged, or its pixels could only be guessed at.
+    """
+    head = check_content(path)
+    override = None
+    if mpp_override is not None:
+        override = overriding_mpp(mpp_override, mpp_source, path)
+    slide = _open(path, slide_id or slide_id_of(path), tiff=is_tiff(head))
+    if override is not None:
+        slide.mpp, slide.mpp_problem = override, None
+    elif slide.mpp is None and (damage := tiff_damage(path)) is not None:
+        # A file that lost its end has often lost the place that told the mpp.
+        slide.mpp_problem = f"no mpp, for the file is damaged: {damage.what}; {_COPY_AGAIN}"
+    return slide
+
+
+def slide_id_of(path: Path) -> str:
+    """The file's stem, as CLAM names slides; ``.ome`` goes too, and what no file name may hold."""
+    stem = path.stem
+    if stem.lower().endswith(".ome"):
+        stem = stem[: -len(".ome")]
+    safe = "".join(
+        "_"
+        if character == "/" or unicodedata.category(character) in _UNSAFE_CATEGORIES
+        else character
+        for character in stem
+    )
+    return safe if safe.strip(".") else f"_{safe}"
+
+
+def _open(path: Path, slide_id: str, *, tiff: bool) -> Slide:
+    try:
+        vendor = openslide.OpenSlide.detect_format(path)
+        # Of an OME-TIFF OpenSlide sees neither the pixel size nor the pyramid.
+        if vendor == GENERIC_TIFF and judge_tiff(path):
+            return TiffReader(path, slide_id=slide_id)
+        return OpenSlideReader(path, slide_id=slide_id)
+    except openslide.OpenSlideError as cause:
+        if not tiff:
+            raise SlideError(
+                f"{path}: OpenSlide cannot open it ({cause}) and it is not a TIFF; give the file "
+                "the scanner wrote, or a pyramidal TIFF made of it"
+            ) from cause
+        damage = tiff_damage(path)
+        if damage is not None and damage.fatal:
+            raise SlideError(
+                f"{path}: the file is damaged: {damage.what}; {_COPY_AGAIN}"
+            ) from cause
+        try:
+            return TiffReader(path, slide_id=slide_id)
+        except SlideError as second:
+            reason = str(second).removeprefix(f"{path}: ")
+            raise SlideError(
+                f"{path}: OpenSlide cannot open it ({cause}) and as a TIFF {reason}"
+            ) from second

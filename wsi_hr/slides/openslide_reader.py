@@ -1,0 +1,202 @@
+"""Slides read by OpenSlide."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import openslide
+
+from wsi_hr.errors import SlideError
+from wsi_hr.geometry import BoolArray, Bounds, Point, Size, UInt8Array
+from wsi_hr.slides.compositing import on_white
+from wsi_hr.slides.levels import downsamples_of, nearest, read_clipped, to_level
+from wsi_hr.slides.mpp import MppClaim, judge_mpp, parse_number, resolution, stated
+from wsi_hr.slides.slide import Slide
+from wsi_hr.slides.thumbnail import draw_thumbnail
+from wsi_hr.slides.tiff_page import why_too_large
+
+GENERIC_TIFF = "generic-tiff"
+"""What OpenSlide calls a tiled TIFF of no vendor it knows; its mpp is only the TIFF's tags."""
+
+_CACHE_BYTES = 64 << 20  # for all slides of a process: 60 handles with their own took 982 MB
+_CHANNELS = 4
+
+_VENDOR_MPP_KEYS = ("aperio.MPP", "ventana.ScanRes")
+# The only properties that are ever looked at. Others hold names, dates and barcodes.
+_PROPERTIES = frozenset(
+    {
+        *("openslide.mpp-x", "openslide.mpp-y", "openslide.objective-power"),
+        *("openslide.bounds-x", "openslide.bounds-y"),
+        *("openslide.bounds-width", "openslide.bounds-height"),
+        *("tiff.XResolution", "tiff.YResolution", "tiff.ResolutionUnit"),
+        *_VENDOR_MPP_KEYS,
+        "aperio.AppMag",
+    }
+)
+
+_cache_lock = threading.Lock()
+_cache_of: dict[int, openslide.OpenSlideCache] = {}
+
+
+class OpenSlideReader(Slide):
+    """A slide read by OpenSlide.
+
+    After its first error an OpenSlide handle fails for good regions too, so it is dropped and the
+    next read opens another. Between levels that are not reduced by whole numbers OpenSlide
+    interpolates: their pixels are then displaced by at most half a level-0 px.
+    """
+
+    reader = "OpenSlide"
+
+    def __init__(self, path: Path, *, slide_id: str):
+        """Open a slide.
+
+        Raises:
+            openslide.OpenSlideError: OpenSlide does not know the format, or finds it damaged.
+            SlideError: one of its tiles would fill the memory.
+        """
+        self.path = path
+        self.slide_id = slide_id
+        self._lock = threading.Lock()
+        self._closed = False
+        handle = _open_handle(path)
+        self._handle: openslide.OpenSlide | None = handle
+        known = handle.properties
+        properties = {key: known[key] for key in _PROPERTIES if key in known}
+        self.vendor = known.get("openslide.vendor", "unknown")
+        self.level_dimensions = tuple(Size(*size) for size in handle.level_dimensions)
+        self.level_downsamples = downsamples_of(self.level_dimensions)
+        self._own_downsamples = handle.level_downsamples
+        self.level_tile_sizes = tuple(
+            _tile_size(known, level) for level in range(len(self.level_dimensions))
+        )
+        self.associated_images = tuple(sorted(handle.associated_images))
+        self.bounds = _bounds(properties, self.level_dimensions[0])
+        self.objective_power = _objective_power(properties)
+        claims = _claims(properties, self.vendor)
+        self.mpp, self.mpp_problem = judge_mpp(claims, self.objective_power)
+        for tile_size in self.level_tile_sizes:
+            reason = tile_size and why_too_large(tile_size, _CHANNELS)
+            if reason:
+                raise SlideError(f"{path}: {reason}")
+
+    def read_region(self, xy0: Point, level: int, size: Size) -> tuple[UInt8Array, BoolArray]:
+        """See :class:`Slide`."""
+        return read_clipped(
+            lambda inner: self._read(level, inner),
+            self.level_dimensions[level],
+            to_level(xy0, self.level_downsamples[level]),
+            size,
+        )
+
+    def thumbnail(self, max_px: int) -> UInt8Array:
+        """See :class:`Slide`."""
+        return draw_thumbnail(self, max_px)
+
+    def close(self) -> None:
+        """See :class:`Slide`."""
+        with self._lock:
+            self._closed = True
+            self._handle = None
+
+    def _read(self, level: int, inner: Bounds) -> tuple[UInt8Array, BoolArray]:
+        # OpenSlide divides by its own downsample, the mean of both axes' size ratios: only times
+        # that number do we get back to the px of the level that is meant.
+        downsample = self.level_downsamples[level].x
+        corner0 = (nearest(inner.x * downsample), nearest(inner.y * downsample))
+        handle = self._opened()
+        try:
+            image = handle.read_region(corner0, level, (inner.w, inner.h))
+        except openslide.OpenSlideError as cause:
+            self._forget(handle)
+            raise SlideError(
+                f"{self.path}: level {level} cannot be read at ({inner.x}, {inner.y}), {cause}; "
+                "copy the file again from its source"
+            ) from cause
+        return on_white(np.asarray(image))
+
+    def _opened(self) -> openslide.OpenSlide:
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"{self.path}: the slide was closed")
+            if self._handle is None:
+                try:
+                    self._handle = _open_handle(self.path)
+                except (openslide.OpenSlideError, OSError) as cause:
+                    raise SlideError(
+                        f"{self.path}: cannot be opened any more ({cause}); was it moved?"
+                    ) from cause
+            return self._handle
+
+    def _forget(self, handle: openslide.OpenSlide) -> None:
+        """Drop a handle that failed. Not closed: another thread may be reading from it."""
+        with self._lock:
+            if self._handle is handle:
+                self._handle = None
+
+
+def _open_handle(path: Path) -> openslide.OpenSlide:
+    handle = openslide.OpenSlide(path)
+    with _cache_lock:
+        cache = _cache_of.get(os.getpid())
+        if cache is None:
+            cache = _cache_of[os.getpid()] = openslide.OpenSlideCache(_CACHE_BYTES)
+    handle.set_cache(cache)
+    return handle
+
+
+def _tile_size(known: Mapping[str, str], level: int) -> Size | None:
+    keys = [f"openslide.level[{level}].tile-{edge}" for edge in ("width", "height")]
+    if not all(key in known for key in keys):
+        return None
+    return Size(*(int(known[key]) for key in keys))
+
+
+def _bounds(properties: dict[str, str], whole: Size) -> Bounds:
+    """The scanned rectangle, clipped to the slide; the whole slide where it makes no sense."""
+    numbers = [
+        parse_number(properties.get(f"openslide.bounds-{name}"))
+        for name in ("x", "y", "width", "height")
+    ]
+    if any(map(math.isnan, numbers)):
+        return Bounds(0, 0, *whole)
+    x, y, w, h = (nearest(number) for number in numbers)
+    left, top = max(x, 0), max(y, 0)
+    right, bottom = min(x + w, whole.w), min(y + h, whole.h)
+    if left >= right or top >= bottom:
+        return Bounds(0, 0, *whole)
+    return Bounds(left, top, right - left, bottom - top)
+
+
+def _objective_power(properties: dict[str, str]) -> float | None:
+    for key in ("openslide.objective-power", "aperio.AppMag"):
+        power = parse_number(properties.get(key))
+        if power > 0:
+            return power
+    return None
+
+
+def _claims(properties: dict[str, str], vendor: str) -> list[MppClaim]:
+    """Who says what about the mpp, in order of authority."""
+    claims = []
+    if vendor != GENERIC_TIFF:
+        if "openslide.mpp-x" in properties:
+            claims.append(
+                stated(
+                    "openslide.mpp-x",
+                    properties["openslide.mpp-x"],
+                    properties.get("openslide.mpp-y"),
+                )
+            )
+        claims += [stated(key, properties[key]) for key in _VENDOR_MPP_KEYS if key in properties]
+    tagged = resolution(
+        parse_number(properties.get("tiff.XResolution")),
+        parse_number(properties.get("tiff.YResolution")),
+        properties.get("tiff.ResolutionUnit"),
+    )
+    return claims if tagged is None else [*claims, tagged]

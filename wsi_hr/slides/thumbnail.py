@@ -1,0 +1,67 @@
+"""A picture of the whole slide, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from wsi_hr.geometry import Bounds, Point, Size, UInt8Array
+from wsi_hr.slides.levels import nearest
+from wsi_hr.slides.slide import Slide
+
+_BLOCK_PX = 2048  # edge of one read, px of the level: 16 MB
+
+
+def draw_thumbnail(slide: Slide, max_px: int) -> UInt8Array:
+    """The whole level-0 frame u8[h, w, 3], its longest edge at most ``max_px``.
+
+    Areas are averaged from the coarsest level that is large enough, block by block. A slide that
+    is smaller than ``max_px`` comes out at its own size.
+
+    Raises:
+        SlideError: a part of the slide cannot be read.
+        ValueError: ``max_px`` is not positive.
+    """
+    if max_px < 1:
+        raise ValueError(f"max_px {max_px}: at least 1")
+    whole = slide.level_dimensions[0]
+    scale = min(1.0, max_px / max(whole))
+    size = Size(max(1, nearest(whole.w * scale)), max(1, nearest(whole.h * scale)))
+    level = max(
+        (
+            k
+            for k, level_size in enumerate(slide.level_dimensions)
+            if level_size.w >= size.w and level_size.h >= size.h
+        ),
+        key=lambda k: max(slide.level_downsamples[k]),
+    )
+    level_size, downsample = slide.level_dimensions[level], slide.level_downsamples[level]
+    ratio_x, ratio_y = level_size.w / size.w, level_size.h / size.h
+    picture = np.empty((size.h, size.w, 3), np.uint8)
+    for block in _blocks(size, max(1, int(_BLOCK_PX / max(ratio_x, ratio_y)))):
+        left, top = block.x * ratio_x, block.y * ratio_y
+        right = min((block.x + block.w) * ratio_x, level_size.w)
+        bottom = min((block.y + block.h) * ratio_y, level_size.h)
+        first = Point(math.floor(left), math.floor(top))
+        rgb, _ = slide.read_region(
+            Point(nearest(first.x * downsample.x), nearest(first.y * downsample.y)),
+            level,
+            Size(math.ceil(right) - first.x, math.ceil(bottom) - first.y),
+        )
+        reduced = Image.fromarray(rgb).resize(
+            (block.w, block.h),
+            Image.Resampling.BOX,
+            box=(left - first.x, top - first.y, right - first.x, bottom - first.y),
+        )
+        picture[block.y : block.y + block.h, block.x : block.x + block.w] = np.asarray(reduced)
+    return picture
+
+
+def _blocks(size: Size, step: int) -> Iterator[Bounds]:
+    """Rectangles of ``step`` px that cover a picture of ``size``."""
+    for y in range(0, size.h, step):
+        for x in range(0, size.w, step):
+            yield Bounds(x, y, min(step, size.w - x), min(step, size.h - y))

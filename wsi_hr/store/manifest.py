@@ -1,0 +1,242 @@
+"""What a finished store consists of: every file with its size and SHA-256, written last.
+
+A store is complete when its ``manifest.json`` is there, sound, and every file it lists has the size
+it says. The manifest ends with a mark, the SHA-256 of the list, so that damage to the manifest is
+found like damage to any other file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from wsi_hr.errors import StoreError
+from wsi_hr.runtime import fsync_dir, sha256_file
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+TMP_SUFFIX = ".tmp"
+_OLD_SUFFIX = ".old"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 (hexadecimal) of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files of a store.
+
+    Attributes:
+        files: path relative to the store, with ``/``, to its entry; the manifest itself is not
+            among them.
+    """
+
+    files: Mapping[str, FileEntry]
+
+    def to_bytes(self) -> bytes:
+        """The manifest as it lies on disk; equal files give equal bytes."""
+        files = {
+            name: {"size": entry.size, "sha256": entry.sha256}
+            for name, entry in sorted(self.files.items())
+        }
+        mark = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+        document = {"schema_version": SCHEMA_VERSION, "files": files, "complete": mark}
+        return (json.dumps(document, indent=1) + "\n").encode()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of the store in ``folder``.
+
+    Raises:
+        StoreError: there is none, it is damaged, or a newer wsi-hr wrote it.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as cause:
+        raise StoreError(_without_manifest(folder)) from cause
+    except OSError as cause:
+        raise StoreError(
+            f"{path}: cannot be read ({cause.strerror}); see that the disk is there and lets you"
+        ) from cause
+    damaged = StoreError(f"{path}: damaged; {_way_out(folder)}")
+    try:
+        document = json.loads(content)
+        version = document["schema_version"]
+    except (ValueError, KeyError, TypeError) as cause:
+        raise damaged from cause
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{folder}: written by a newer wsi-hr (store schema {version}, this one reads up to "
+            f"{SCHEMA_VERSION}); update wsi-hr"
+        )
+    try:
+        manifest = Manifest(
+            {
+                name: FileEntry(size=int(entry["size"]), sha256=str(entry["sha256"]))
+                for name, entry in document["files"].items()
+            }
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as cause:
+        raise damaged from cause
+    if manifest.to_bytes() != content:
+        raise damaged
+    for name in manifest.files:
+        parts = PurePosixPath(name).parts
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise StoreError(f"{path}: lists {name!r}, which lies outside; do not use this store")
+    return manifest
+
+
+def check_sizes(folder: Path, manifest: Manifest) -> None:
+    """Check that every file is there and has its size, without reading any.
+
+    Raises:
+        StoreError: naming the first file that does not.
+    """
+    for name, entry in manifest.files.items():
+        problem = _size_problem(folder / name, entry)
+        if problem:
+            raise StoreError(f"{folder / name}: {problem}; {_way_out(folder)}")
+
+
+def read_checked(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """Read one small file of a store and compare it with the manifest.
+
+    Raises:
+        StoreError: it is not listed, cannot be read, or has changed.
+    """
+    entry = manifest.files.get(name)
+    if entry is None:
+        raise StoreError(f"{folder}: has no {name}, not by its own manifest; {_way_out(folder)}")
+    try:
+        content = (folder / name).read_bytes()
+    except OSError as cause:
+        raise StoreError(
+            f"{folder / name}: cannot be read ({cause.strerror}); "
+            f"see that the disk is there and lets you, else {_way_out(folder)}"
+        ) from cause
+    if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise StoreError(f"{folder / name}: damaged; {_way_out(folder)}")
+    return content
+
+
+def verify_store(folder: Path) -> list[str]:
+    """Read every file of a store back against its manifest; also where the store does not open.
+
+    Returns:
+        One sentence per problem, in order of the files' names; empty if the store is sound.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except StoreError as problem:
+        return [str(problem)]
+    problems = {}
+    for name, entry in manifest.files.items():
+        problem = _problem(folder / name, entry)
+        if problem:
+            problems[name] = f"{folder / name}: {problem}; {_way_out(folder)}"
+    for name in _files_below(folder) - manifest.files.keys() - {MANIFEST_NAME}:
+        problems[name] = f"{folder / name}: not part of the store; delete this file"
+    return [problems[name] for name in sorted(problems)]
+
+
+def sweep(path: Path) -> None:
+    """Delete what an interrupted run left beside the store ``path``."""
+    for suffix in (TMP_SUFFIX, _OLD_SUFFIX):
+        stray = path.with_name(path.name + suffix)
+        if stray.is_dir():
+            shutil.rmtree(stray)
+
+
+def commit_folder(folder: Path, path: Path) -> None:
+    """Make everything below ``folder`` durable, write its manifest, and rename it to ``path``.
+
+    A store that is already at ``path`` is replaced. At no moment is there half a store at ``path``,
+    also after a power cut.
+    """
+    names = _files_below(folder)
+    files = {}
+    for name in names:
+        with (folder / name).open("rb") as handle:
+            os.fsync(handle.fileno())
+        files[name] = FileEntry((folder / name).stat().st_size, sha256_file(folder / name))
+    with (folder / MANIFEST_NAME).open("wb") as handle:
+        handle.write(Manifest(files).to_bytes())
+        handle.flush()
+        os.fsync(handle.fileno())
+    for inner in sorted({(folder / name).parent for name in names} | {folder}):
+        fsync_dir(inner)
+    if path.exists():
+        path.rename(path.with_name(path.name + _OLD_SUFFIX))
+    folder.rename(path)
+    fsync_dir(path.parent)
+    sweep(path)
+
+
+def _files_below(folder: Path) -> set[str]:
+    return {
+        file.relative_to(folder).as_posix()
+        for file in folder.rglob("*")
+        if file.is_symlink() or not file.is_dir()
+    }
+
+
+def _size_problem(file: Path, entry: FileEntry) -> str | None:
+    try:
+        size = file.stat().st_size
+    except OSError as cause:
+        return "missing" if isinstance(cause, FileNotFoundError) else f"{cause.strerror}"
+    if not file.is_file():
+        return "not a file"
+    return None if size == entry.size else f"has {size} bytes instead of {entry.size}"
+
+
+def _problem(file: Path, entry: FileEntry) -> str | None:
+    problem = _size_problem(file, entry)
+    if problem:
+        return problem
+    try:
+        digest = sha256_file(file)
+    except OSError as cause:
+        return f"cannot be read ({cause.strerror})"
+    return None if digest == entry.sha256 else "its bytes have changed"
+
+
+def _way_out(folder: Path) -> str:
+    return f"delete {folder} and run wsi-hr tile again"
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether ``folder`` is or was a patch store, sound or not."""
+    if (folder / MANIFEST_NAME).is_file():
+        return True
+    try:
+        return b'"wsi_hr"' in (folder / "zarr.json").read_bytes()
+    except OSError:
+        return False
+
+
+def _without_manifest(folder: Path) -> str:
+    if not folder.exists():
+        return f"{folder}: no such patch store; run wsi-hr tile to make it"
+    if not folder.is_dir():
+        return f"{folder}: a file, not a patch store; give the folder that wsi-hr tile wrote"
+    if is_ours(folder):
+        return f"{folder}: not finished, or its {MANIFEST_NAME} is gone; {_way_out(folder)}"
+    if any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")):
+        return (
+            f"{folder}: a zarr of another program, not a patch store; "
+            "run wsi-hr tile on the slides to make one"
+        )
+    return f"{folder}: not a patch store; run wsi-hr tile on the slides to make one"

@@ -1,0 +1,183 @@
+"""Write the patches of one slide, in order, into a store that exists whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from wsi_hr.errors import StoreError
+from wsi_hr.geometry import BoolArray, PatchGrid, TissueMask, UInt8Array
+from wsi_hr.store.arrays import (
+    write_group,
+    write_patches_metadata,
+    write_small_array,
+)
+from wsi_hr.store.chunks import chunk_codec_for
+from wsi_hr.store.layout import parse_layout
+from wsi_hr.store.manifest import TMP_SUFFIX, commit_folder, is_ours, sweep
+from wsi_hr.store.shards import build_shard
+from wsi_hr.store.store_info import StoreInfo, scale_name
+
+STORE_SUFFIX = ".zarr"
+
+
+class PatchStoreWriter:
+    """Writes ``<name>.zarr.tmp`` beside ``<name>.zarr`` and renames it when all is there.
+
+    A context manager: leaving it without :meth:`commit` removes what was written. Memory is bounded
+    by one shard of encoded patches.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        info: StoreInfo,
+        grid: PatchGrid,
+        mask: TissueMask,
+        thumbnail: UInt8Array,
+    ) -> None:
+        """Start the store of one slide.
+
+        Args:
+            path: where the store shall be, ending in ``.zarr``; a store that is there already is
+                replaced on :meth:`commit`.
+            info: what the store says of itself.
+            grid: the N patches, N > 0, in the order in which they are written and read.
+            mask: bool[H, W] tissue.
+            thumbnail: u8[h, w, 3] of the whole slide.
+
+        Raises:
+            ValueError: the arguments do not fit each other.
+            StoreError: the folder cannot be written, or something else than a store is there.
+        """
+        _check(path, info, grid, mask, thumbnail)
+        if path.exists() and not is_ours(path) and not (path.is_dir() and not any(path.iterdir())):
+            raise StoreError(
+                f"{path}: exists and is not a patch store; move it or choose another output folder"
+            )
+        self._path = path
+        self._folder = path.with_name(path.name + TMP_SUFFIX)
+        self._scale = self._folder / scale_name(info.tile)
+        self._patch_px = info.tile.patch_size
+        self._codec = chunk_codec_for(info.tile)
+        self._valid = np.zeros(len(grid), dtype=np.bool_)
+        self._num_written = 0
+        self._chunks: list[bytes | None] = []
+        with self._mendable_errors():
+            sweep(path)
+            self._folder.mkdir(parents=True)
+            write_group(self._folder, info.as_json())
+            write_group(self._scale, {"grid_shape": list(grid.shape)})
+            write_small_array(self._folder / "mask", mask.mask.astype(np.uint8), ("y", "x"))
+            write_small_array(self._folder / "thumbnail", thumbnail, ("y", "x", "channel"))
+            write_small_array(self._scale / "coords", grid.coords, ("patch", "xy"))
+            write_small_array(self._scale / "cells", grid.cells, ("patch", "row_col"))
+            write_small_array(self._scale / "tissue", grid.tissue, ("patch",))
+            write_patches_metadata(self._scale / "patches", len(grid), info.tile)
+            self._layout = parse_layout((self._scale / "patches" / "zarr.json").read_bytes())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def write(self, first: int, patches: UInt8Array, readable: BoolArray) -> None:
+        """Write patches ``first`` .. ``first + K - 1``; call it in order.
+
+        Args:
+            first: index of the first one; the number of patches written so far.
+            patches: u8[K, P, P, 3].
+            readable: bool[K]; a patch that the slide did not give is stored as missing, its pixels
+                here are not looked at.
+
+        Raises:
+            ValueError: out of order, beyond the grid, or of another shape.
+            StoreError: the disk does not take it.
+        """
+        num, edge = len(patches), self._patch_px
+        if first != self._num_written or first + num > len(self._valid):
+            raise ValueError(
+                f"patches {first} to {first + num - 1} do not follow the {self._num_written} "
+                f"written of {len(self._valid)}"
+            )
+        if patches.dtype != np.uint8 or patches.shape != (num, edge, edge, 3):
+            raise ValueError(f"expected u8[K, {edge}, {edge}, 3], got {patches.shape}")
+        if readable.dtype != np.bool_ or readable.shape != (num,):
+            raise ValueError(f"expected readable bool[{num}], got {readable.shape}")
+        for patch, keep in zip(patches, readable.tolist(), strict=True):
+            self._chunks.append(self._codec.encode(patch) if keep else None)
+            self._valid[self._num_written] = keep
+            self._num_written += 1
+            if len(self._chunks) == self._layout.num_slots:
+                self._write_shard()
+
+    def commit(self) -> None:
+        """Finish the store and put it in its place.
+
+        Raises:
+            ValueError: patches are missing.
+            StoreError: the disk does not take it.
+        """
+        if self._num_written != len(self._valid):
+            raise ValueError(f"{self._num_written} of {len(self._valid)} patches were written")
+        if self._chunks:
+            self._write_shard()
+        with self._mendable_errors():
+            write_small_array(self._scale / "valid", self._valid, ("patch",))
+            commit_folder(self._folder, self._path)
+
+    def _write_shard(self) -> None:
+        shard = (self._num_written - 1) // self._layout.num_slots
+        with self._mendable_errors():
+            (self._scale / "patches" / self._layout.shard_name(shard)).write_bytes(
+                build_shard(self._chunks, self._layout.num_slots)
+            )
+        self._chunks = []
+
+    @contextmanager
+    def _mendable_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as cause:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise StoreError(
+                f"{self._path}: cannot be written ({cause.strerror}); "
+                "see that the output folder has space and may be written, then run again"
+            ) from cause
+
+
+def _check(
+    path: Path, info: StoreInfo, grid: PatchGrid, mask: TissueMask, thumbnail: UInt8Array
+) -> None:
+    num = len(grid)
+    problems = {
+        f"{path.name} does not end in {STORE_SUFFIX}": path.suffix == STORE_SUFFIX,
+        "there are no patches": num > 0,
+        "coords are not i32[N, 2]": grid.coords.dtype == np.int32 and grid.coords.shape == (num, 2),
+        "cells are not i32[N, 2]": grid.cells.dtype == np.int32 and grid.cells.shape == (num, 2),
+        "tissue is not f32[N]": grid.tissue.dtype == np.float32 and grid.tissue.shape == (num,),
+        "the grid's footprint is not the plan's": grid.patch_px0 == info.plan.patch_px0,
+        "the mask is not bool[H, W]": mask.mask.dtype == np.bool_ and mask.mask.ndim == 2,
+        "the mask is empty": mask.mask.size > 0,
+        "the mask is not the one the info describes": mask.method == info.segmenter
+        and mask.downsample == info.mask_downsample,
+        "the thumbnail is not u8[h, w, 3]": thumbnail.dtype == np.uint8
+        and thumbnail.ndim == 3
+        and thumbnail.shape[2] == 3
+        and thumbnail.size > 0,
+    }
+    broken = [problem for problem, fine in problems.items() if not fine]
+    if broken:
+        raise ValueError(f"{info.slide_id}: {'; '.join(broken)}")

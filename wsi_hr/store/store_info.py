@@ -1,0 +1,127 @@
+"""What a patch store says of itself: which slide, how it was read, with which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from wsi_hr.config import TileConfig
+from wsi_hr.geometry import Bounds, Mpp, Pair, ReadPlan, Size
+from wsi_hr.store.manifest import SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """The attributes of a store's root group.
+
+    Attributes:
+        slide_id: which slide.
+        source_name: file name of the slide, without its folder.
+        source_size: bytes of the slide's file.
+        source_sha256: SHA-256 of the slide's file, hexadecimal.
+        source_edges_sha256: SHA-256 of the file's first and last 64 KiB, which is cheap to compare.
+        mpp: of the slide's level 0.
+        level0_size: (w, h) of the slide, level-0 px.
+        bounds: the scanned rectangle, level-0 px.
+        vendor: who made the scanner, in OpenSlide's words.
+        plan: how the slide gave the patches.
+        tile: the settings it was cut with, complete.
+        segmenter: what drew the tissue mask.
+        mask_downsample: level-0 px per mask px, per axis.
+        wsi_hr_version: the version that wrote the store.
+        schema_version: the layout of the store.
+    """
+
+    slide_id: str
+    source_name: str
+    source_size: int
+    source_sha256: str
+    mpp: Mpp
+    level0_size: Size
+    bounds: Bounds
+    vendor: str
+    plan: ReadPlan
+    tile: TileConfig
+    segmenter: str
+    mask_downsample: Pair
+    wsi_hr_version: str
+    source_edges_sha256: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain dicts, lists, texts and numbers; :meth:`from_json` gives an equal object back."""
+        return {
+            "schema_version": self.schema_version,
+            "wsi_hr_version": self.wsi_hr_version,
+            "slide_id": self.slide_id,
+            "source_name": self.source_name,
+            "source_size": self.source_size,
+            "source_sha256": self.source_sha256,
+            "source_edges_sha256": self.source_edges_sha256,
+            "vendor": self.vendor,
+            "mpp": asdict(self.mpp),
+            "level0_size": list(self.level0_size),
+            "bounds": list(self.bounds),
+            "plan": {
+                "level": self.plan.level,
+                "level_downsample": list(self.plan.level_downsample),
+                "scale": list(self.plan.scale),
+                "patch_px0": list(self.plan.patch_px0),
+                "stride_px0": list(self.plan.stride_px0),
+            },
+            "tile": self.tile.model_dump(mode="json"),
+            "segmenter": self.segmenter,
+            "mask_downsample": list(self.mask_downsample),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Build it from what :meth:`as_json` gave.
+
+        Raises:
+            ValueError: something is missing, unknown or of the wrong kind.
+        """
+        try:
+            plan = data["plan"]
+            plain = {
+                name: data[name]
+                for name in (
+                    "schema_version",
+                    "wsi_hr_version",
+                    "slide_id",
+                    "source_name",
+                    "source_size",
+                    "source_sha256",
+                    "source_edges_sha256",
+                    "vendor",
+                    "segmenter",
+                )
+            }
+            return cls(
+                mpp=Mpp(**data["mpp"]),
+                level0_size=Size(*data["level0_size"]),
+                bounds=Bounds(*data["bounds"]),
+                plan=ReadPlan(
+                    level=plan["level"],
+                    level_downsample=Pair(*plan["level_downsample"]),
+                    scale=Pair(*plan["scale"]),
+                    patch_px0=Pair(*plan["patch_px0"]),
+                    stride_px0=Pair(*plan["stride_px0"]),
+                ),
+                tile=TileConfig.model_validate(data["tile"]),
+                mask_downsample=Pair(*data["mask_downsample"]),
+                **plain,
+            )
+        except ValidationError as cause:
+            reasons = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in cause.errors()]
+            raise ValueError(f"tile settings not known here, {'; '.join(reasons)}") from cause
+        except (KeyError, TypeError) as cause:
+            raise ValueError(f"not the attributes of a patch store ({cause})") from cause
+
+
+def scale_name(tile: TileConfig) -> str:
+    """Name of the group that holds the patches at the asked mpp, e.g. ``scale_0.5``."""
+    return f"scale_{tile.mpp}"

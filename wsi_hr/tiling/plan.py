@@ -1,0 +1,180 @@
+"""Which level is read, and where the patches lie: all of it known before a pixel is read.
+
+Nothing accumulates: a patch's corner is computed from its own cell, so the last patch of a row is
+as well placed as the first.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_hr.errors import SlideError
+from wsi_hr.geometry import (
+    Bounds,
+    Int32Array,
+    Pair,
+    PatchGrid,
+    PatchSpec,
+    ReadPlan,
+    Size,
+    TissueMask,
+)
+from wsi_hr.slides.slide import Slide
+
+BLOCK_CELLS = 16
+"""Store order walks blocks of 16 x 16 cells, so that a shard of 256 is a square of the slide."""
+
+_SLACK = 1e-6  # px; absorbs float rounding where a footprint ends exactly at a border
+
+
+def plan_read(slide: Slide, spec: PatchSpec) -> ReadPlan:
+    """Choose the level from which patches at ``spec.mpp`` are read: the coarsest sufficient one.
+
+    A level is sufficient when it is at least as fine as asked on both axes; within
+    ``spec.mpp_tolerance`` it counts as exactly what was asked and nothing is resampled.
+    Pixels are only ever reduced.
+
+    Args:
+        slide: open slide; its ``mpp`` is um per level-0 px.
+        spec: patch edge and stride in px at ``spec.mpp``.
+
+    Returns:
+        Level, px of it per patch px, footprint and stride in level-0 px. Footprint and stride
+        need not be whole; :func:`plan_grid` rounds each corner, once.
+
+    Raises:
+        SlideError: the slide's mpp is unknown, or the slide is coarser than ``spec.mpp``.
+    """
+    if slide.mpp is None:
+        reason = slide.mpp_problem or "no mpp in its metadata; pass --mpp-override"
+        raise SlideError(f"{slide.path}: {reason}")
+    sufficient: list[tuple[float, int, Pair]] = []
+    for level, downsample in enumerate(slide.level_downsamples):
+        scale = Pair(
+            _scale(slide.mpp.x * downsample.x, spec), _scale(slide.mpp.y * downsample.y, spec)
+        )
+        if min(scale) >= 1:
+            sufficient.append((downsample.x * downsample.y, level, scale))
+    if not sufficient:
+        raise SlideError(
+            f"{slide.path}: the slide has {slide.mpp.x:g} x {slide.mpp.y:g} um/px, coarser than "
+            f"the {spec.mpp:g} um/px asked, and pixels are never invented; ask for --mpp "
+            f"{max(slide.mpp.x, slide.mpp.y):.4g} or more, or correct the slide's mpp with "
+            "--mpp-override"
+        )
+    _, level, scale = max(sufficient, key=lambda found: (found[0], -found[1]))
+    downsample = slide.level_downsamples[level]
+    px0 = Pair(scale.x * downsample.x, scale.y * downsample.y)
+    return ReadPlan(
+        level=level,
+        level_downsample=downsample,
+        scale=scale,
+        patch_px0=Pair(spec.patch_px * px0.x, spec.patch_px * px0.y),
+        stride_px0=Pair(spec.stride_px * px0.x, spec.stride_px * px0.y),
+    )
+
+
+def covered_size(slide: Slide, plan: ReadPlan) -> Size:
+    """What the level that is read covers of level 0, px: scanners drop a last part of a pixel."""
+    level, whole = slide.level_dimensions[plan.level], slide.level_dimensions[0]
+    return Size(
+        min(whole.w, math.floor(level.w * plan.level_downsample.x + _SLACK)),
+        min(whole.h, math.floor(level.h * plan.level_downsample.y + _SLACK)),
+    )
+
+
+def plan_grid(
+    level0_size: Size, bounds: Bounds, plan: ReadPlan, mask: TissueMask, min_tissue: float
+) -> PatchGrid:
+    """Lay the grid over the scanned rectangle and keep the cells with enough tissue.
+
+    The grid is anchored at the top-left of ``bounds``; every patch lies wholly inside both
+    ``bounds`` and the slide. Tissue is the exact area fraction of the mask under the footprint.
+
+    Args:
+        level0_size: size of the slide, level-0 px, as far as the level covers it
+            (:func:`covered_size`).
+        bounds: scanned rectangle, level-0 px.
+        plan: footprint and stride, level-0 px.
+        mask: tissue, in its own px.
+        min_tissue: a cell is kept when its fraction reaches this and is above 0.
+
+    Returns:
+        The kept cells in store order: blocks of 16 x 16 cells in raster order, raster order
+        inside a block. ``shape`` counts all cells, (0, 0) when not one patch fits.
+    """
+    left, top = max(bounds.x, 0), max(bounds.y, 0)
+    right = min(bounds.x + bounds.w, level0_size.w)
+    bottom = min(bounds.y + bounds.h, level0_size.h)
+    xs = _corners(left, right, plan.patch_px0.x, plan.stride_px0.x)
+    ys = _corners(top, bottom, plan.patch_px0.y, plan.stride_px0.y)
+    if not len(xs) or not len(ys):
+        xs, ys = xs[:0], ys[:0]
+
+    integral = np.zeros((mask.mask.shape[0] + 1, mask.mask.shape[1] + 1))
+    integral[1:, 1:] = mask.mask.cumsum(0, dtype=np.float64).cumsum(1)
+    area = plan.patch_px0.x * plan.patch_px0.y / (mask.downsample.x * mask.downsample.y)
+
+    coords, cells, tissue = [], [], []
+    for first in range(0, len(ys), BLOCK_CELLS):
+        rows_y = ys[first : first + BLOCK_CELLS]
+        strip = _between(integral, rows_y, plan.patch_px0.y, mask.downsample.y)
+        fraction = _between(strip.T, xs, plan.patch_px0.x, mask.downsample.x).T / area
+        fraction = fraction.clip(0.0, 1.0)
+        row, col = np.nonzero((fraction >= min_tissue - _SLACK) & (fraction > _SLACK))
+        order = np.lexsort((col, row, col // BLOCK_CELLS))
+        row, col = row[order], col[order]
+        coords.append(np.stack([xs[col], rows_y[row]], axis=1))
+        cells.append(np.stack([row + first, col], axis=1))
+        tissue.append(fraction[row, col])
+    return PatchGrid(
+        coords=_stacked(coords),
+        cells=_stacked(cells),
+        shape=(len(ys), len(xs)),
+        tissue=np.concatenate(tissue).astype(np.float32) if tissue else np.zeros(0, np.float32),
+        patch_px0=plan.patch_px0,
+    )
+
+
+def _scale(level_mpp: float, spec: PatchSpec) -> float:
+    """Level px per patch px; exactly 1.0 where the level is as good as what was asked."""
+    if abs(level_mpp / spec.mpp - 1) <= spec.mpp_tolerance + 1e-9:
+        return 1.0
+    return spec.mpp / level_mpp
+
+
+def _corners(start: int, stop: int, patch_px0: float, stride_px0: float) -> Int32Array:
+    """Whole-px corners of the patches of one axis between ``start`` and ``stop``, level-0 px."""
+    last = stop - patch_px0  # the furthest corner from which a patch still ends inside
+    if last < start - _SLACK:
+        return np.zeros(0, np.int32)
+    count = math.floor((last - start) / stride_px0 + _SLACK) + 1
+    exact = start + np.arange(count) * stride_px0
+    # Rounding up must not push the last patch over the border.
+    return np.minimum(np.floor(exact + 0.5), math.floor(last + _SLACK)).astype(np.int32)
+
+
+def _between(
+    integral: npt.NDArray[np.float64], starts: Int32Array, length: float, downsample: float
+) -> npt.NDArray[np.float64]:
+    """Sums over ``[start, start + length)`` along the first axis of a cumulative sum.
+
+    Linear interpolation of the cumulative sum of a piecewise constant function is its exact
+    integral, so mask px that a footprint covers in part count for that part.
+    """
+    last = len(integral) - 1
+    edges = np.concatenate([starts, starts + length]) / downsample
+    edges = edges.clip(0, last)
+    whole = np.minimum(edges.astype(np.int64), max(last - 1, 0))
+    part = (edges - whole)[:, None]
+    value = integral[whole] * (1 - part) + integral[np.minimum(whole + 1, last)] * part
+    return value[len(starts) :] - value[: len(starts)]
+
+
+def _stacked(parts: list[Int32Array]) -> Int32Array:
+    if not parts:
+        return np.zeros((0, 2), np.int32)
+    return np.concatenate(parts).astype(np.int32)
