@@ -68,16 +68,25 @@ EncoderName = Annotated[
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"wsi-hr {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            is_eager=True,
+            callback=_print_version,
+        ),
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
-    if version:
-        print(f"wsi-hr {__version__}")
-        raise typer.Exit
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(message)s",
@@ -183,7 +192,8 @@ def predict(
     device: Device = None,
 ) -> None:
     """Predict slides and draw what was salient; slides are tiled on the way as the run's were."""
-    from pipelines.predict import PREDICTIONS, RESEARCH_USE, predict_stage
+    from pipelines.predict import PREDICTIONS, predict_stage
+    from wsi_hr.prediction.heatmap import RESEARCH_USE
 
     console = _stdout()
     console.print(RESEARCH_USE, highlight=False)

@@ -11,20 +11,21 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from wsi_hr.testing.cohort import Lesions, load_lesions, make_cohort
 
 from pipelines.predict import HEATMAPS, PredictReport, predict_stage
 from pipelines.settings import resolve
 from pipelines.tile import tile_stage
 from pipelines.train import LabelsSource, train_stage
-from wsi_hr.errors import WsiHrError
+from wsi_hr.errors import ConfigError, WsiHrError
 from wsi_hr.runtime import write_text_atomic
+from wsi_hr.testing.cohort import Lesions, load_lesions, make_cohort
 
+RECIPES = {"dbps": "demo", "patchgd": "demo_patchgd"}
 SUMMARY = "summary.json"
 LESION = "lesion"
 MIN_AUC = 0.95
 MIN_POINTING = 0.8
-NUM_SLIDES = 48
+NUM_SLIDES = 60
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ def run_demo(
     Raises:
         WsiHrError: a stage could not do its work.
     """
+    if method not in RECIPES:
+        raise ConfigError(f"--method {method}: the demo knows {' and '.join(RECIPES)}")
     out.mkdir(parents=True, exist_ok=True)
-    config = resolve("demo", {"seed": seed, "method.name": method}, assignments)
+    config = resolve(RECIPES[method], {"seed": seed}, assignments)
     cohort, store = out / f"cohort-{seed}", out / f"store-{seed}"
     run, results = out / f"run-{seed}-{method}", out / f"predictions-{seed}-{method}"
     seconds: dict[str, float] = {}
@@ -127,7 +130,7 @@ def pointing(report: PredictReport, lesions: dict[str, Lesions]) -> float:
     """Part of the lesion slides whose most salient patch has its centre on the lesion."""
     hits = []
     for slide_id, prediction in report.predictions.items():
-        if slide_id not in lesions or not lesions[slide_id].present:
+        if slide_id not in lesions or not lesions[slide_id].lesions:
             continue
         grid, best = prediction.grid, prediction.most_salient
         x0 = grid.coords[best, 0] + grid.patch_px0.x / 2

@@ -11,13 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from wsi_hr.cohort.table import read_table
-from wsi_hr.prediction.exports.tables import (
-    PredictionRow,
-    write_patch_scores,
-    write_predictions,
-)
-from wsi_hr.store.patch_store import STORE_SUFFIX
 
 from pipelines.lock import run_lock
 from pipelines.progress import progress_bar
@@ -25,16 +18,22 @@ from pipelines.record import RunRecord
 from pipelines.tile import STATUS_FILE, tile_stage
 from pipelines.train import SPLITS, read_splits
 from wsi_hr.bags.bag_set import BagSet, stored_slides
+from wsi_hr.cohort.table import read_table
 from wsi_hr.errors import ConfigError, WsiHrError
+from wsi_hr.prediction.exports.tables import (
+    PredictionRow,
+    write_patch_scores,
+    write_predictions,
+)
 from wsi_hr.prediction.heatmap import draw_heatmap, save_heatmap
-from wsi_hr.prediction.result import SlidePrediction
+from wsi_hr.slide_prediction import SlidePrediction
+from wsi_hr.store.patch_store import STORE_SUFFIX
 from wsi_hr.training.metrics import auc_interval, slide_metrics
 from wsi_hr.training.run import TrainedRun, load_run, require_same_tiling
 
 PREDICTIONS = "predictions.csv"
 HEATMAPS = "heatmaps"
 PATCHES = "patches"
-RESEARCH_USE = "For Research Use Only. Not for use in diagnostic procedures."
 _TABLE_EVERY_S = 2.0
 
 
@@ -222,7 +221,7 @@ def predict_slide(
         prediction,
         store.thumbnail,
         store.info.level0_size,
-        title=f"{slide_id}: {run.classes[best]} {prediction.probs[best]:.3f}",
+        title=run.classes[best],
         max_px=max_px,
     )
     save_heatmap(picture, out / HEATMAPS / f"{slide_id}.png")

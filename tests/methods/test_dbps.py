@@ -15,7 +15,7 @@ from wsi_hr.errors import ConfigError
 from wsi_hr.methods.dbps import DBPS
 from wsi_hr.methods.dual_buffer import score
 from wsi_hr.models.attention import DualAttention
-from wsi_hr.prediction.result import Role
+from wsi_hr.slide_prediction import Role
 
 GOLDEN_DBPS = ["dbps", "dbps_ragged", "dbps_wide_aux"]
 GOLDEN_IPS = ["ips_single", "ips_multitask_pos"]
@@ -69,7 +69,9 @@ def test_scan_is_the_papers_by_brute_force(num: int, chunk: int) -> None:
     method = make(torch.randn(num, 8), scan_chunk=chunk)
     buffer, logits = method._scan(numbered_bag(np.arange(num)))
     assert sorted(buffer.salient.index.tolist()) == brute_force_ips(logits, 4, chunk)
-    assert sorted(buffer.sub_salient.index.tolist()) == brute_force_sub(logits, min(4, num), 6, chunk)
+    assert sorted(buffer.sub_salient.index.tolist()) == brute_force_sub(
+        logits, min(4, num), 6, chunk
+    )
     table = method.encoder.table
     assert torch.equal(buffer.sub_salient.embedding, table[buffer.sub_salient.index])
 
@@ -257,7 +259,9 @@ def golden_method(file, positions: bool) -> tuple[DBPS, dict, DualAttention]:
         "mlp_norm.weight": "mlp.layer_norm.weight",
         "mlp_norm.bias": "mlp.layer_norm.bias",
     }
-    state = {ours: torch.from_numpy(file[f"state.transf.{theirs}"]) for ours, theirs in names.items()}
+    state = {
+        ours: torch.from_numpy(file[f"state.transf.{theirs}"]) for ours, theirs in names.items()
+    }
     block.load_state_dict(state)
     method.aggregate = block
     return method, conf, block

@@ -13,7 +13,7 @@ from wsi_hr.config import PatchGDConfig
 from wsi_hr.methods.patchgd import PatchGD
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.models.heads import HEADS, AttentionHead, CNNHead, grid_block
-from wsi_hr.prediction.result import Role
+from wsi_hr.slide_prediction import Role
 from wsi_hr.testing.memory_patches import MemoryPatches
 
 
@@ -195,7 +195,9 @@ def test_the_patch_that_decides_is_the_salient_one() -> None:
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_fill_mode_decides_whether_batch_norm_learns(mode: str) -> None:
-    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     encoder = Encoder(net, dim=6, chunk=8)
     method = PatchGD(PatchGDConfig(fill_mode=mode), encoder, [1.0] * 3, head=SmoothHead(6)).train()
     before = net[1].running_mean.clone()

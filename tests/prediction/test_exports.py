@@ -15,7 +15,7 @@ from wsi_hr.prediction.exports.tables import (
     write_patch_scores,
     write_predictions,
 )
-from wsi_hr.prediction.result import Role, SlidePrediction
+from wsi_hr.slide_prediction import Role, SlidePrediction
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -21,7 +21,7 @@ from wsi_hr.prediction.heatmap import (
     printable,
     save_heatmap,
 )
-from wsi_hr.prediction.result import Role, SlidePrediction
+from wsi_hr.slide_prediction import Role, SlidePrediction
 
 
 def predict(coords, footprint, saliency, roles, slide_id="s", stride=None) -> SlidePrediction:

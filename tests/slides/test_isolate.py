@@ -17,7 +17,7 @@ import tifffile
 
 from wsi_hr.errors import LabelError, SlideError
 from wsi_hr.slides import isolate
-from wsi_hr.slides.isolate import run_isolated
+from wsi_hr.slides.isolate import run_isolated, stop_isolated
 
 HERE = Path(__file__).parent
 SLIDE = Path("folder/slide.svs")
@@ -188,13 +188,28 @@ def test_a_daemonic_process_may_have_children_too(work):
     process.close()
 
 
+def test_all_calls_can_be_stopped_from_another_thread(work, tmp_path):
+    def call(number: int) -> str:
+        with pytest.raises(SlideError) as stopped:
+            run_isolated(work.sleep, SLIDE, 600, tmp_path / str(number), **LIMITS)
+        return str(stopped.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        sentences = pool.map(call, range(2))
+        pids = [_pid_in(tmp_path / str(number)) for number in range(2)]
+        stop_isolated()
+        assert all("killed by SIGKILL" in sentence for sentence in sentences)
+    assert all(_died(pid) for pid in pids)
+    assert run_isolated(work.add, 2, 3, **LIMITS) == 5
+
+
 def test_a_lost_server_is_replaced(work):
     run_isolated(work.add, 2, 3, **LIMITS)
     server = isolate._servers[os.getpid()]
     server._process.kill()
     server._process.wait()
     assert run_isolated(work.add, 2, 3, **LIMITS) == 5
-    server.stop()
+    server.stop()  # closes what is ours of it
 
 
 def test_the_server_s_death_takes_the_children_along(work, tmp_path):

@@ -10,6 +10,7 @@ import tifffile
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import Mpp, Pair, Point, Size
 from wsi_hr.slides.mpp import WAY_OUT
+from wsi_hr.slides.ome import read_ome
 from wsi_hr.slides.openslide_reader import OpenSlideReader
 from wsi_hr.slides.tiff import TiffReader, judge_tiff
 
@@ -258,6 +259,15 @@ def test_entities_are_never_expanded(tmp_path, noise, declaration):
         with pytest.raises(SlideError, match="declares XML entities"):
             TiffReader(path, slide_id="x")
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("declaration", [BOMB, THEFT, PARAMETER], ids=["bomb", "theft", "fetch"])
+def test_entities_are_refused_wherever_they_stand(tmp_path, noise, declaration):
+    with pytest.raises(SlideError, match="declares XML entities"):
+        read_ome(OME.format(**PLAIN | {"declaration": declaration}))
+    path = _write(tmp_path / "x.tif", noise, description=f"<other>{declaration}</other>")
+    with pytest.raises(SlideError, match="declares XML entities"):
+        TiffReader(path, slide_id="x")
 
 
 def test_a_damaged_strip_costs_only_itself(tmp_path, noise):

@@ -42,6 +42,14 @@ def test_equals_brute_force(scale, corner, size, seed):
     assert np.abs(out - brute_force(rgb, *given_)).max() <= 0.501
 
 
+@pytest.mark.parametrize("scale", [(2, 2), (3, 1), (2, 4), (4, 1)])
+def test_whole_factors_equal_brute_force_too(scale):
+    rgb = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    given_ = (Pair(1.0, 2.0), Pair(*map(float, scale)), Size(11, 8))
+    out = average_areas(rgb, *given_)
+    assert np.abs(out - brute_force(rgb, *given_)).max() <= 0.501
+
+
 @pytest.mark.parametrize("value", [0, 1, 127, 254, 255])
 def test_a_flat_picture_stays_as_it_is(value):
     rgb = np.full((50, 50, 3), value, np.uint8)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
 from wsi_hr.models.encoder import Encoder
-from wsi_hr.prediction.result import SlidePrediction
+from wsi_hr.slide_prediction import SlidePrediction
 
 
 class Update(Protocol):

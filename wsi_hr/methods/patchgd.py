@@ -19,7 +19,7 @@ from wsi_hr.geometry import Int64Array
 from wsi_hr.methods.method import Method, StepContext, Update
 from wsi_hr.models.encoder import Encoder, embed_stream, frozen
 from wsi_hr.models.heads import HEADS, grid_block
-from wsi_hr.prediction.result import Role, SlidePrediction
+from wsi_hr.slide_prediction import Role, SlidePrediction
 
 # Letters: B slides, N patches of a slide, K patches with gradient in an inner step, D embedding,
 # (R, Q) patch grid, C classes; zeta inner steps per outer step, epsilon of them per update.

@@ -185,15 +185,18 @@ def _load_local(net: nn.Module, path: Path) -> None:
         raise ConfigError(f"encoder.weights {path}: no such file (or: none, pretrained)")
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
+            found: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as cause:
         raise ConfigError(
             f"encoder.weights {path}: not a weights file that can be loaded safely "
             f"({type(cause).__name__}: {cause}); convert it to .safetensors"
         ) from cause
-    state = state.get("state_dict", state.get("model", state))
+    for wrapper in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    state: dict[str, Tensor] = found if isinstance(found, dict) else {}
     own = net.state_dict()
     missing = [key for key in own if key not in state]
     if missing:

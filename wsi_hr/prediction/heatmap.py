@@ -15,8 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from wsi_hr import __version__
 from wsi_hr.geometry import Float32Array, Int32Array, PatchGrid, Size, UInt8Array
-from wsi_hr.prediction.result import Role, SlidePrediction
 from wsi_hr.runtime import atomic_path
+from wsi_hr.slide_prediction import Role, SlidePrediction
 
 RESEARCH_USE = "For Research Use Only. Not for use in diagnostic procedures."
 

@@ -69,7 +69,10 @@ def run_isolated(fn: Callable[..., T], /, *args: Any, deadline_s: float, memory_
     call = pickle.dumps((fn, args))
     deadline_s, memory_gib = min(deadline_s, _LONGEST_S), min(memory_gib, _MOST_GIB)
     with tempfile.TemporaryFile() as stderr:
-        messages, control = _server().start(stderr, deadline_s)
+        try:
+            messages, control = _server().start(stderr, deadline_s)
+        except OSError as cause:
+            raise SlideError(f"{what}: no process could be started for it ({cause})") from cause
         try:
             with suppress(OSError):  # a child that is dead already shows when we listen to it
                 messages.send((sys.path, logging.getLogger().getEffectiveLevel(), memory_gib))
@@ -129,7 +132,8 @@ class _Server:
 
     def stop(self) -> None:
         """End the process; its children are killed with it."""
-        self._socket.close()
+        with self._lock:
+            self._socket.close()
         try:
             self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
@@ -152,8 +156,12 @@ def _server() -> _Server:
 
 @atexit.register
 def stop_isolated() -> None:
-    """Kill all children of this process; the calls that wait for them raise ``SlideError``."""
-    server = _servers.pop(os.getpid(), None)
+    """Kill the children of all calls of this process, whichever threads wait for them.
+
+    Those threads get a ``SlideError``. A later call starts anew.
+    """
+    with _servers_lock:
+        server = _servers.pop(os.getpid(), None)
     if server is not None:
         server.stop()
 

@@ -68,8 +68,7 @@ def serve(listen_fd: int, preload: list[str]) -> None:
                 if key.fileobj is listener:
                     job = _accept(listener, [known.fd for known in selector.get_map().values()])
                     if job is None:
-                        _kill_all(jobs)
-                        return
+                        return  # and with this process end all children
                     jobs[job.pid] = job
                     selector.register(job.control, selectors.EVENT_READ, job)
                 elif key.fileobj == wake_read:
@@ -106,11 +105,6 @@ def _accept(listener: socket.socket, own_fds: list[int]) -> _Job | None:
 def _kill(job: _Job) -> None:
     """Kill a child that was not reaped yet: its number is still its own."""
     os.kill(job.pid, signal.SIGKILL)
-
-
-def _kill_all(jobs: dict[int, _Job]) -> None:
-    for job in jobs.values():
-        _kill(job)
 
 
 def _reap(jobs: dict[int, _Job], selector: selectors.BaseSelector) -> None:

@@ -107,7 +107,7 @@ class OpenSlideReader(Slide):
     def _read(self, level: int, inner: Bounds) -> tuple[UInt8Array, BoolArray]:
         # OpenSlide divides by its own downsample, the mean of both axes' size ratios: only times
         # that number do we get back to the px of the level that is meant.
-        downsample = self.level_downsamples[level].x
+        downsample = self._own_downsamples[level]
         corner0 = (nearest(inner.x * downsample), nearest(inner.y * downsample))
         handle = self._opened()
         try:

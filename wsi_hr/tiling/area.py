@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from PIL import Image
 
 from wsi_hr.geometry import Float32Array, Int64Array, Pair, Size, UInt8Array
 
@@ -28,12 +29,22 @@ def average_areas(rgb: UInt8Array, corner: Pair, scale: Pair, size: Size) -> UIn
     Returns:
         u8[size.h, size.w, 3], every px the mean over its own footprint, rounded once.
     """
+    if all(float(value).is_integer() for value in corner) and all(map(_is_power_of_two, scale)):
+        factor, left, top = Size(int(scale.x), int(scale.y)), int(corner.x), int(corner.y)
+        inside = rgb[top : top + size.h * factor.h, left : left + size.w * factor.w]
+        # The same means, by Pillow in integers, four times as fast. Its division is exact for
+        # powers of two; for others it is sometimes one too low.
+        return np.asarray(Image.fromarray(inside).reduce(factor))
     rows, weights = _footprints(corner.y, scale.y, size.h, rgb.shape[0])
     reduced = _weighted_rows(rgb, rows, weights)
     columns, weights = _footprints(corner.x, scale.x, size.w, rgb.shape[1])
     turned = np.ascontiguousarray(reduced.swapaxes(0, 1))
     reduced = _weighted_rows(turned, columns, weights).swapaxes(0, 1)
     return np.ascontiguousarray(np.rint(reduced).clip(0, 255).astype(np.uint8))
+
+
+def _is_power_of_two(value: float) -> bool:
+    return math.frexp(value)[0] == 0.5
 
 
 def _footprints(

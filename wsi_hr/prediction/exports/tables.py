@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_hr.cohort.table import write_table
-from wsi_hr.prediction.result import Role, SlidePrediction
+from wsi_hr.slide_prediction import Role, SlidePrediction
 
 PATCH_COLUMNS: tuple[str, ...] = ("x0", "y0", "width0", "height0", "row", "col", "saliency", "role")
 
