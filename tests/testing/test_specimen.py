@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_refused():
         design("s", seed=0, size_px0=2048, diseased=True, lesion_share=(0.9, 0.9))
 
 
-def test_a_lesion_keeps_the_local_colour_and_changes_the_texture():
+def test_a_lesion_changes_the_texture():
     tissue = tissue_texture()[300:1068, 500:1268]
     lesion = diseased(tissue, np.random.default_rng(0))
     before, after = (
