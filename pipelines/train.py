@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
-from wsi_hr.cohort.labels import LabelRow, load_labels
-from wsi_hr.cohort.splits import make_splits
-from wsi_hr.cohort.table import read_table, write_table
 
 from pipelines.lock import run_lock
 from pipelines.progress import progress_bar
 from pipelines.record import RunRecord
+from pipelines.run_folder import SIDES, claim, describe, refuse_other_run, split_rows
+from pipelines.sentences import say
 from wsi_hr.bags.bag_set import BagSet, stored_slides
-from wsi_hr.config import Config, dump_config, load_recipe
-from wsi_hr.errors import ConfigError
+from wsi_hr.cohort.labels import Labels, load_labels
+from wsi_hr.cohort.splits import make_splits
+from wsi_hr.config import Config, TileConfig
+from wsi_hr.errors import StoreError, WsiHrError
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import Method
 from wsi_hr.models.encoder import build_encoder
-from wsi_hr.runtime import seed_for, write_text_atomic
+from wsi_hr.runtime import seed_for
 from wsi_hr.training.loop import BEST, LAST, TrainingSet, best_epoch, evaluate, fit
-from wsi_hr.training.run import load_run, pick_device, run_facts
-
-CONFIG = "config.yaml"
-SPLITS = "splits.csv"
-SPLIT_COLUMNS = ("slide_id", "patient_id", "label", "split")
+from wsi_hr.training.run import load_run, pick_device, require_same_tiling, run_facts
 
 
 @dataclass(frozen=True)
@@ -64,14 +61,18 @@ def train_stage(
 
     The run folder receives config.yaml, splits.csv, metrics.jsonl, best and last checkpoint and
     run.json. The same command on a run that was interrupted resumes it; on a finished one it only
-    reports.
+    reports. Every labelled slide is looked at before the first one is learned from: training does
+    not start with a store that is damaged, since leaving it out would be another study.
 
     Raises:
         WsiHrError: labels, splits, settings or stores that cannot be trained on.
     """
     slide_ids = stored_slides(store)
-    bags = BagSet(store)
-    config = config.model_copy(update={"tile": bags.store(slide_ids[0]).info.tile})
+    if not slide_ids:
+        raise StoreError(
+            f"{store}: holds no finished patch store; see its status.csv, or make one with: "
+            f"wsi-hr tile SLIDES -o {store}"
+        )
     table = load_labels(
         labels.path,
         slide_ids,
@@ -79,55 +80,59 @@ def train_stage(
         label_column=labels.label_column,
         patient_column=labels.patient_column,
     )
-    _say(console, table.mapping, *(f"warning: {text}" for text in table.warnings))
+    say(console, table.mapping, *(f"warning: {text}" for text in table.warnings))
     split_of = make_splits(
         table.rows, val=config.split.val, test=config.split.test, seed=config.seed
     )
-    run_dir.mkdir(parents=True, exist_ok=True)
+    splits = split_rows(table.rows, split_of)
+    say(console, describe(splits))
+    device = pick_device(config.train.device)
+    tile = _common_tiling(BagSet(store), [row["slide_id"] for row in splits])
+    say(console, *_tiling_in_words(config.tile, tile), _device_in_words(device, config))
+    config = config.model_copy(update={"tile": tile})
     with run_lock(run_dir):
-        return _train(table.rows, table.classes, split_of, store, run_dir, config, console)
+        return _train(table, splits, store, run_dir, config, device, console)
 
 
 def _train(
-    rows: tuple[LabelRow, ...],
-    classes: tuple[str, ...],
-    split_of: dict[str, str],
+    table: Labels,
+    splits: list[dict[str, str]],
     store: Path,
     run_dir: Path,
     config: Config,
+    device: torch.device,
     console: Console | None,
 ) -> TrainReport:
     record = RunRecord("train", config)
-    _claim_run_folder(run_dir, config, rows, split_of)
-    label_of = {row.slide_id: classes.index(row.label) for row in rows}
+    classes = table.classes
+    label_of = {row.slide_id: classes.index(row.label) for row in table.rows}
     slides = {
-        part: tuple(sorted(s for s, where in split_of.items() if where == part))
-        for part in ("train", "val", "test")
+        side: tuple(row["slide_id"] for row in splits if row["split"] == side) for side in SIDES
     }
-    _say(console, _describe(rows, split_of))
-    data = TrainingSet(BagSet(store, label_of), slides["train"], slides["val"], label_of)
-    device = pick_device(config.train.device)
+    refuse_other_run(run_dir, config, splits)
     torch.set_num_threads(config.train.threads or len(os.sched_getaffinity(0)))
     method = _build(config, classes, [label_of[s] for s in slides["train"]], run_dir).to(device)
-    with progress_bar(console, "training", config.train.epochs * len(slides["train"])) as advance:
-        note = ""
+    claim(run_dir, config, splits)  # only now: settings that cannot be built do not bind the folder
+    data = TrainingSet(BagSet(store, label_of), slides["train"], slides["val"], label_of)
+    num_steps = config.train.epochs * len(slides["train"])
+    with progress_bar(console, "training", num_steps) as advance:
+        note, num_done = "", 0
+
+        def on_slides(count: int) -> None:
+            nonlocal num_done
+            num_done += count
+            advance(count, note)
 
         def on_epoch(row: dict[str, float]) -> None:
             nonlocal note
             note = _line(row)
             if console is not None and not console.is_terminal:
-                console.print(note, highlight=False)
-            advance(0, note)
+                say(console, note)
+            # epochs of an earlier run took no slides in this one
+            on_slides((int(row["epoch"]) + 1) * len(slides["train"]) - num_done)
 
-        history = fit(
-            method,
-            data,
-            config,
-            run_dir,
-            run_facts(config, classes),
-            on_epoch=on_epoch,
-            on_slides=lambda count: advance(count, note),
-        )
+        facts = run_facts(config, classes)
+        history = fit(method, data, config, run_dir, facts, on_epoch=on_epoch, on_slides=on_slides)
     best = history[best_epoch(history)]
     # the held-out slides are looked at once, here, after the best epoch is chosen
     test = evaluate(load_run(run_dir, device=str(device)).method, data, slides["test"])
@@ -135,12 +140,13 @@ def _train(
         run_dir,
         device=_device_name(device),
         threads=torch.get_num_threads(),
+        chunk=method.encoder.chunk,
         classes=list(classes),
-        slides={part: len(ids) for part, ids in slides.items()},
+        slides={side: len(ids) for side, ids in slides.items()},
         best=best,
         test=test,
     )
-    _say(console, f"best epoch: {_line(best)}", f"model: {run_dir / BEST}")
+    say(console, f"best: {_line(best)}", f"model: {run_dir / BEST}")
     return TrainReport(best, test, classes)
 
 
@@ -156,75 +162,47 @@ def _build(config: Config, classes: tuple[str, ...], labels: list[int], run_dir:
     return build_method(config.method, encoder, weights)
 
 
-def _claim_run_folder(
-    run_dir: Path, config: Config, rows: tuple[LabelRow, ...], split_of: dict[str, str]
-) -> None:
-    """Write config and splits, or refuse a folder that holds another run's."""
-    settings = run_dir / CONFIG
-    if settings.exists():
-        differing = _differing(
-            load_recipe(settings), config.model_dump(mode="json"), skip=("device", "threads")
-        )
-        if differing:
-            raise ConfigError(
-                f"{run_dir}: holds a run with other settings ({'; '.join(differing)}); "
-                "give another -o, or the same settings to resume it"
-            )
-    splits = [
-        {
-            "slide_id": row.slide_id,
-            "patient_id": row.patient_id,
-            "label": row.label,
-            "split": split_of[row.slide_id],
-        }
-        for row in sorted(rows, key=lambda row: row.slide_id)
-    ]
-    path = run_dir / SPLITS
-    if settings.exists() and path.exists():
-        write_table(path.with_suffix(".new.csv"), SPLIT_COLUMNS, splits)
-        same = path.with_suffix(".new.csv").read_bytes() == path.read_bytes()
-        path.with_suffix(".new.csv").unlink()
-        if not same:
-            raise ConfigError(
-                f"{path}: the run was started with other slides, labels or splits; "
-                "give another -o to train on the new ones"
-            )
-        return
-    write_table(path, SPLIT_COLUMNS, splits)
-    write_text_atomic(settings, dump_config(config))
+def _common_tiling(bags: BagSet, slide_ids: Sequence[str]) -> TileConfig:
+    """How the slides were cut, all of them alike.
 
-
-def read_splits(run_dir: Path) -> list[dict[str, str]]:
-    """Rows of the run's splits.csv: slide_id, patient_id, label, split.
+    Sizes and small files are checked; the pixels, which take long, when they are read.
 
     Raises:
-        LabelError: the file is missing or not a table.
+        StoreError: some stores cannot be trained on; names them, and what is wrong with the first.
     """
-    return list(read_table(run_dir / SPLITS).rows)
+    problems: dict[str, str] = {}
+    tile: TileConfig | None = None
+    for slide_id in slide_ids:
+        try:
+            bags.open(slide_id)
+            found = bags.store(slide_id).info.tile
+            tile = tile or found
+            require_same_tiling(tile, found, bags.path(slide_id))
+        except WsiHrError as error:
+            problems[slide_id] = str(error)
+    if problems or tile is None:
+        first, *others = problems.values()
+        also = f" (also: {', '.join(list(problems)[1:])})" if others else ""
+        raise StoreError(
+            f"{first}; or take the slide out of the labels. "
+            f"{len(problems)} of {len(slide_ids)} labelled slides cannot be trained on{also}"
+        )
+    return tile
 
 
-def _differing(
-    old: dict[str, Any], new: dict[str, Any], skip: tuple[str, ...], prefix: str = ""
-) -> list[str]:
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if key in skip or before == after:
-            continue
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += _differing(before, after, skip, f"{prefix}{key}.")
-        else:
-            lines.append(f"{prefix}{key}: {before} there, {after} now")
-    return lines
+def _tiling_in_words(asked: TileConfig, tile: TileConfig) -> list[str]:
+    lines = [
+        f"warning: tile.{name} {getattr(asked, name)} has no effect here; "
+        f"{getattr(tile, name)} is how the slides were tiled"
+        for name in sorted(asked.model_fields_set)
+        if getattr(asked, name) != getattr(tile, name)
+    ]
+    return [*lines, f"patches: {tile.patch_size} px at {tile.mpp} um/px"]
 
 
-def _describe(rows: tuple[LabelRow, ...], split_of: dict[str, str]) -> str:
-    parts = []
-    for part in ("train", "val", "test"):
-        counts = Counter(row.label for row in rows if split_of[row.slide_id] == part)
-        inside = ", ".join(f"{label} {count}" for label, count in sorted(counts.items()))
-        parts.append(f"{part} {counts.total()} ({inside})" if counts else f"{part} 0")
-    return "slides: " + "; ".join(parts)
+def _device_in_words(device: torch.device, config: Config) -> str:
+    missing = " (no CUDA GPU found)" if config.train.device == "auto" else ""
+    return f"device: {_device_name(device)}{missing if device.type == 'cpu' else ''}"
 
 
 def _line(row: dict[str, float]) -> str:
@@ -235,9 +213,3 @@ def _line(row: dict[str, float]) -> str:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _say(console: Console | None, *lines: str) -> None:
-    if console is not None:
-        for line in lines:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -123,6 +123,8 @@ class PatchGDConfig(_Frozen):
 
 
 MethodConfig = Annotated[DBPSConfig | PatchGDConfig, Field(discriminator="name")]
+_METHODS = {"dbps": DBPSConfig, "patchgd": PatchGDConfig}
+_DEFAULT_METHOD = "dbps"
 
 
 class TrainConfig(_Frozen):
@@ -190,19 +192,22 @@ def resolve_config(
     """
     tree: dict[str, Any] = {}
     _merge(tree, dict(recipe or {}))
+    given: list[tuple[str, Any]] = []
     for key, value in (options or {}).items():
-        if value is not None:
-            _assign(tree, key, value)
+        given += [] if value is None else _flat(key, value)
     for text in assignments:
         key, separator, value = text.partition("=")
         if not separator:
             raise ConfigError(f"--set {text}: expected key=value, e.g. --set train.epochs=20")
         try:
-            _assign(tree, key.strip(), yaml.safe_load(value))
+            given += _flat(key.strip(), yaml.safe_load(value))
         except yaml.YAMLError as cause:
             raise ConfigError(f"--set {text}: the value is not YAML") from cause
+    _choose_method(tree, [value for key, value in given if key == "method.name"])
+    for key, value in given:
+        _assign(tree, key, value)
     if isinstance(tree.get("method"), dict):
-        tree["method"].setdefault("name", DBPSConfig().name)
+        tree["method"].setdefault("name", _DEFAULT_METHOD)
     try:
         return Config.model_validate(tree)
     except ValidationError as cause:
@@ -231,6 +236,22 @@ def dump_config(config: BaseModel) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
+    """``key``: {a: 1, b: 2} as ``key.a``: 1 and ``key.b``: 2."""
+    if not isinstance(value, Mapping) or not value:
+        return [(key, value)]
+    return [item for name, inner in value.items() for item in _flat(f"{key}.{name}", inner)]
+
+
+def _choose_method(tree: dict[str, Any], names: Sequence[Any]) -> None:
+    """Choosing another method than the recipe's drops the settings it has for its own."""
+    settings = tree.get("method")
+    if not (names and isinstance(settings, dict)):
+        return
+    if settings.get("name", _DEFAULT_METHOD) != names[-1]:
+        settings.clear()
+
+
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     node = tree
@@ -239,11 +260,7 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(child, dict):
             raise ConfigError(f"{dotted}: {parent} is a value, it has no settings below it")
         node = child
-    if isinstance(value, dict) and isinstance(node.get(last), dict):
-        _merge(node[last], value)
-    else:
-        _rename(node, last, value)
-        node[last] = value
+    node[last] = value
 
 
 def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
@@ -256,23 +273,12 @@ def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
         tree[key] = value
 
 
-def _rename(node: dict[str, Any], key: str, value: Any) -> None:
-    """Choosing another method drops the settings of the one the recipe chose."""
-    if key == "name" and node.get("name", value) != value:
-        node.clear()
-
-
 def _explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
-        location = [str(part) for part in item["loc"]]
-        where = ".".join(location)
+        where, method = _place(item["loc"])
         if item["type"] == "extra_forbidden":
-            known = _known_keys()
-            plain = ".".join(part for part in location if part not in _METHOD_NAMES)
-            near = difflib.get_close_matches(plain, known, n=1, cutoff=0.5)
-            hint = f"the nearest known one is {near[0]}" if near else "wsi-hr show lists them"
-            lines.append(f"{plain}: unknown setting; {hint}")
+            lines.append(f"{where}: {_why_unknown(where, method)}")
         elif item["type"] in ("union_tag_invalid", "literal_error"):
             lines.append(f"{where}: {item['msg']}")
         else:
@@ -280,16 +286,28 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
-_METHOD_NAMES = ("dbps", "patchgd")
+def _place(location: Sequence[int | str]) -> tuple[str, str | None]:
+    """A setting as the user writes it, and the method it was looked for in."""
+    parts = [str(part) for part in location]
+    if parts[:1] == ["method"] and len(parts) > 2:  # pydantic puts the union's tag in between
+        return ".".join(["method", *parts[2:]]), parts[1]
+    return ".".join(parts), None
+
+
+def _why_unknown(where: str, method: str | None) -> str:
+    for other, model in _METHODS.items():
+        if method is not None and where.removeprefix("method.") in model.model_fields:
+            return f"a setting of {other}, not of {method}"
+    near = difflib.get_close_matches(where, _known_keys(), n=1, cutoff=0.5)
+    hint = f"the nearest known one is {near[0]}" if near else "wsi-hr show lists them"
+    return f"unknown setting; {hint}"
 
 
 def _known_keys() -> list[str]:
-    keys = []
+    keys = [*Config.model_fields]
     for section, field in Config.model_fields.items():
-        models = [DBPSConfig, PatchGDConfig] if section == "method" else [field.annotation]
+        models = _METHODS.values() if section == "method" else [field.annotation]
         for model in models:
             if isinstance(model, type) and issubclass(model, BaseModel):
                 keys += [f"{section}.{name}" for name in model.model_fields]
-            else:
-                keys.append(section)
     return keys

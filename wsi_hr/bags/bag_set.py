@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from wsi_hr.bags.bag import Bag
 from wsi_hr.errors import StoreError
-from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore, is_complete
+from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
 
 
 class BagSet:
@@ -29,46 +29,60 @@ class BagSet:
         self._open: OrderedDict[str, PatchStore] = OrderedDict()
 
     def open(self, slide_id: str) -> Bag:
-        """All readable patches of a slide.
+        """All readable patches of a slide, at least one.
 
         Raises:
-            StoreError: the slide's store is missing, incomplete or damaged.
+            StoreError: the slide's store is missing, incomplete, damaged or another slide's, or
+                has no readable patch.
         """
-        return Bag.of(self.store(slide_id), self._labels.get(slide_id))
+        bag = Bag.of(self.store(slide_id), self._labels.get(slide_id))
+        if len(bag) == 0:
+            raise StoreError(
+                f"{self.path(slide_id)}: none of its patches could be read from the slide; "
+                "leave the slide out, or mend it and run wsi-hr tile again"
+            )
+        return bag
 
     def store(self, slide_id: str) -> PatchStore:
         """The slide's store itself, for what a bag does not show.
 
         Raises:
-            StoreError: it is missing, incomplete or damaged.
+            StoreError: it is missing, incomplete, damaged or another slide's.
         """
-        store = self._open.pop(slide_id, None) or PatchStore.open(
-            self.folder / f"{slide_id}{STORE_SUFFIX}"
-        )
+        store = self._open.pop(slide_id, None) or self._opened(slide_id)
         self._open[slide_id] = store
         if len(self._open) > self._max_open:
             self._open.popitem(last=False)
         return store
 
+    def path(self, slide_id: str) -> Path:
+        """Where the slide's store is, or would be."""
+        return self.folder / f"{slide_id}{STORE_SUFFIX}"
+
+    def _opened(self, slide_id: str) -> PatchStore:
+        path = self.path(slide_id)
+        store = PatchStore.open(path)
+        if store.slide_id != slide_id:
+            # a copied or renamed store would count one slide twice, or under a wrong label
+            raise StoreError(
+                f"{path}: is the store of slide {store.slide_id!r}; "
+                f"rename it to {store.slide_id}{STORE_SUFFIX}, or delete it if that is there too"
+            )
+        return store
+
 
 def stored_slides(folder: Path) -> list[str]:
-    """Slide ids of all complete stores in ``folder``, sorted.
+    """Slide ids of all stores in ``folder``, sorted; damaged ones too, so that none is lost unseen.
 
     Raises:
-        StoreError: the folder does not exist or holds no complete store.
+        StoreError: the folder does not exist, or is a single slide's store.
     """
+    if folder.suffix == STORE_SUFFIX:
+        raise StoreError(f"{folder}: is one slide's store; give the folder it lies in")
     if not folder.is_dir():
         raise StoreError(f"{folder}: no such folder; make it with: wsi-hr tile SLIDES -o {folder}")
-    found = sorted(_complete(folder))
-    if not found:
-        raise StoreError(
-            f"{folder}: holds no finished patch store; see its status.csv, or make one with: "
-            f"wsi-hr tile SLIDES -o {folder}"
-        )
-    return found
-
-
-def _complete(folder: Path) -> Iterator[str]:
-    for path in folder.iterdir():
-        if path.name.endswith(STORE_SUFFIX) and is_complete(path):
-            yield path.name.removesuffix(STORE_SUFFIX)
+    return sorted(
+        path.name.removesuffix(STORE_SUFFIX)
+        for path in folder.iterdir()
+        if path.name.endswith(STORE_SUFFIX) and not path.name.startswith(".")
+    )

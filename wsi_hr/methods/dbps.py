@@ -136,11 +136,11 @@ class DBPS(Method):
                 everything.logits.cpu(),
             )
         scan = BufferScan(config.num_salient, config.num_sub_salient, config.scan_chunk)
-        logits = []
+        logits_JN = torch.empty(self._num_rows, len(bag))
         for patches in self._stream(bag):
             scan.push(patches)
-            logits.append(patches.logits.cpu())
-        return scan.finish(), torch.cat(logits, 1)
+            logits_JN[:, patches.index.cpu()] = patches.logits.cpu()
+        return scan.finish(), logits_JN
 
     def _stream(self, bag: Bag, positions: Int64Array | None = None) -> Iterator[Candidates]:
         for at, embedding in embed_stream(self.encoder, bag, positions):
@@ -153,16 +153,28 @@ class DBPS(Method):
         self, bag: Bag, positions: Int64Array | None = None, *, keep_embeddings: bool = True
     ) -> Candidates:
         """All patches (or those at ``positions``), scored; 4 J bytes each without embeddings."""
-        dim, device = self.encoder.dim, self.encoder.device
-        num_rows = self.aggregate.attention.heads * self.aggregate.attention.queries.shape[1]
-        index = [torch.zeros(0, dtype=torch.int64, device=device)]
-        embedding = [torch.zeros(0, dim if keep_embeddings else 0, device=device)]
-        logits = [torch.zeros(num_rows, 0, device=device)]
+        device, dim = self.encoder.device, self.encoder.dim if keep_embeddings else 0
+        num = len(bag) if positions is None else len(positions)
+        # one block for all: thousands of small tensors kept alive would fragment the heap
+        everything = Candidates(
+            torch.empty(num, dtype=torch.int64, device=device),
+            torch.empty(num, dim, device=device),
+            torch.empty(self._num_rows, num, device=device),
+        )
+        done = 0
         for patches in self._stream(bag, positions):
-            index.append(patches.index)
-            embedding.append(patches.embedding[:, : embedding[0].shape[1]])
-            logits.append(patches.logits)
-        return Candidates(torch.cat(index), torch.cat(embedding), torch.cat(logits, 1))
+            part = slice(done, done + len(patches))
+            everything.index[part] = patches.index
+            everything.embedding[part] = patches.embedding[:, :dim]
+            everything.logits[:, part] = patches.logits
+            done = part.stop
+        return everything
+
+    @property
+    def _num_rows(self) -> int:
+        """J, heads x queries."""
+        attention = self.aggregate.attention
+        return attention.heads * attention.queries.shape[1]
 
     def _with_embeddings(self, bag: Bag, chosen: Candidates) -> Candidates:
         embedding = self._embed_all(bag, chosen.index.cpu().numpy()).embedding

@@ -74,7 +74,7 @@ class PatchGD(Method):
         et al., ICML 2017; a plain gradient would vanish where the model is certain.
         """
         with frozen(self):
-            z_ND = torch.cat([embedding for _, embedding in embed_stream(self.encoder, bag)])
+            z_ND = self._fill_frozen(bag)
             logits_C = self._logits([bag], [z_ND])[0]
             share_N = self._shares(bag, z_ND, int(logits_C.argmax())).clamp_min(0).cpu()
         order = share_N.argsort(descending=True, stable=True).numpy()
@@ -103,11 +103,22 @@ class PatchGD(Method):
     def _fill(self, bag: Bag) -> Tensor:
         """All embeddings [N, D] of a slide, without gradient (Algorithm 2)."""
         if self.config.fill_mode == "eval":
-            return torch.cat([embedding for _, embedding in embed_stream(self.encoder, bag)])
+            return self._fill_frozen(bag)
+        z_ND = self._empty(bag)
         with torch.no_grad():
-            return torch.cat(
-                [self.encoder(patches) for _, patches in bag.stream(self.encoder.chunk)]
-            )
+            for at, patches in bag.stream(self.encoder.chunk):
+                z_ND[at] = self.encoder(patches)
+        return z_ND
+
+    def _fill_frozen(self, bag: Bag) -> Tensor:
+        z_ND = self._empty(bag)
+        for at, embedding in embed_stream(self.encoder, bag):
+            z_ND[at] = embedding
+        return z_ND
+
+    def _empty(self, bag: Bag) -> Tensor:
+        """One block for all N: thousands of small tensors kept alive would fragment the heap."""
+        return self.encoder.scale.new_empty(len(bag), self.encoder.dim)
 
     def _draw(self, num_patches: int, rng: np.random.Generator) -> list[Int64Array]:
         """Disjoint draws of K patches that together cover what is asked; the last may be short."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from wsi_hr.bags.bag import Bag
 from wsi_hr.config import EncoderConfig
 from wsi_hr.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 # Letters: K patches, P patch edge, D embedding.
 
 
@@ -28,7 +31,8 @@ class Encoder(nn.Module):
     Attributes:
         dim: D, width of an embedding.
         chunk: patches embedded at a time without gradient. The batch shape never changes (the last
-            chunk is padded), so equal patches get bit-equal embeddings wherever they stand.
+            chunk is padded), so equal patches get bit-equal embeddings wherever they stand. Only
+            where the device's memory is too small for it, it is halved, for good.
     """
 
     scale: Tensor
@@ -50,8 +54,9 @@ class Encoder(nn.Module):
         self.chunk = chunk
         self.freeze_bn = freeze_bn
         std_3 = torch.tensor(std, dtype=torch.float32)
-        self.register_buffer("scale", 1 / (255 * std_3), persistent=False)
-        self.register_buffer("shift", -torch.tensor(mean) / std_3, persistent=False)
+        # in the checkpoint too: a model keeps the normalisation it learned with, whatever timm says
+        self.register_buffer("scale", 1 / (255 * std_3))
+        self.register_buffer("shift", -torch.tensor(mean) / std_3)
 
     @property
     def device(self) -> torch.device:
@@ -76,12 +81,29 @@ class Encoder(nn.Module):
         return self.net(x)
 
     def embed_padded(self, patches_KPP3: npt.NDArray[np.uint8]) -> Tensor:
-        """Embed K <= ``chunk`` patches at the fixed batch shape; the padding is cut off again."""
-        missing = self.chunk - len(patches_KPP3)
-        if missing > 0:
-            padding = np.zeros((missing, *patches_KPP3.shape[1:]), np.uint8)
-            patches_KPP3 = np.concatenate([patches_KPP3, padding])
-        return self(patches_KPP3)[: self.chunk - missing]
+        """Embed patches ``chunk`` at a time, always that many; the padding is cut off again."""
+        num = len(patches_KPP3)
+        while True:
+            try:
+                parts = [
+                    self(_padded(patches_KPP3[first : first + self.chunk], self.chunk))
+                    for first in range(0, max(num, 1), self.chunk)
+                ]
+                return torch.cat(parts)[:num]
+            except torch.OutOfMemoryError:
+                if self.chunk == 1:
+                    raise
+                self.chunk //= 2
+                logger.warning(
+                    "the device's memory is too small for encoder.chunk %d; going on with %d",
+                    2 * self.chunk,
+                    self.chunk,
+                )
+
+
+def _padded(patches_KPP3: npt.NDArray[np.uint8], chunk: int) -> npt.NDArray[np.uint8]:
+    padding = np.zeros((chunk - len(patches_KPP3), *patches_KPP3.shape[1:]), np.uint8)
+    return np.concatenate([patches_KPP3, padding]) if len(padding) else patches_KPP3
 
 
 @contextmanager
@@ -122,29 +144,27 @@ def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = 
 
     Args:
         config: timm name, weights, batch norm policy.
-        patch_px: edge of a patch; vision transformers are built for it.
+        patch_px: edge of a patch; networks of fixed input size, such as vision transformers, are
+            fitted to it, their position codes resampled.
         load_weights: False where a checkpoint will overwrite them anyway.
 
     Raises:
         ConfigError: unknown name, weights that cannot be had or do not fit, or an encoder that
             cannot take patches of this size.
     """
-    if config.name not in timm.list_models():
-        near = difflib.get_close_matches(config.name, timm.list_models(), n=3, cutoff=0.3)
-        raise ConfigError(
-            f"encoder.name {config.name}: timm has no such model; near: {', '.join(near)}"
-        )
-    pretrained = load_weights and config.weights == "pretrained"
-    net = _create(config.name, pretrained=pretrained)
-    embed = getattr(net, "patch_embed", None)
-    if getattr(embed, "img_size", None) not in (None, (patch_px, patch_px)):
-        net = _create(config.name, pretrained=pretrained, img_size=patch_px)
+    name = config.name
+    if name.split(".")[0] not in timm.list_models():
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.3)
+        hint = f"near: {', '.join(near)}" if near else "timm.list_models() lists them"
+        raise ConfigError(f"encoder.name {name}: timm has no such model; {hint}")
+    net = _create(name, pretrained=load_weights and config.weights == "pretrained")
     if load_weights and config.weights not in ("none", "pretrained"):
         _load_local(net, Path(config.weights))
+    dim = _fit(net, name, patch_px)
     cfg: dict[str, Any] = getattr(net, "pretrained_cfg", {})
     return Encoder(
         net,
-        dim=_width(net, config.name, patch_px),
+        dim=dim,
         mean=tuple(cfg.get("mean", (0.5, 0.5, 0.5))),
         std=tuple(cfg.get("std", (0.5, 0.5, 0.5))),
         chunk=config.chunk,
@@ -152,27 +172,39 @@ def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = 
     )
 
 
-def _create(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+def _create(name: str, *, pretrained: bool) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as cause:
         if not pretrained:
-            raise ConfigError(f"encoder.name {name}: timm cannot build it ({cause})") from cause
+            raise ConfigError(
+                f"encoder.name {name}: timm cannot build it ({_first_line(cause)})"
+            ) from cause
         raise ConfigError(
-            f"encoder.weights pretrained: the weights of {name} could not be fetched ({cause}); "
-            "on a machine without internet give a local file instead: --set encoder.weights=FILE"
+            f"encoder.weights pretrained: the weights of {name} could not be fetched "
+            f"({_first_line(cause)}); on a machine without internet give a local file instead: "
+            "--set encoder.weights=FILE"
         ) from cause
 
 
-def _width(net: nn.Module, name: str, patch_px: int) -> int:
-    """D, by trying one patch: also proves that the encoder takes this patch size."""
+def _fit(net: Any, name: str, patch_px: int) -> int:
+    """Fit the network to the patch size; D, by trying one patch, which proves that it takes it."""
+    tokens_px = getattr(getattr(net, "patch_embed", None), "patch_size", None) or (1, 1)
+    if patch_px % tokens_px[0]:
+        raise ConfigError(
+            f"encoder.name {name}: reads squares of {tokens_px[0]} px, and would not see all of a "
+            f"patch of {patch_px} px; choose a --patch-size that is a multiple, or another encoder"
+        )
+    own_px = getattr(net, "pretrained_cfg", {}).get("input_size", (3, patch_px, patch_px))
     try:
+        if hasattr(net, "set_input_size") and own_px[1:] != (patch_px, patch_px):
+            net.set_input_size(img_size=(patch_px, patch_px))
         with frozen(net):
             out = net(torch.zeros(1, 3, patch_px, patch_px))
-    except (RuntimeError, AssertionError, ValueError) as cause:
+    except (RuntimeError, AssertionError, ValueError, ArithmeticError, LookupError) as cause:
         raise ConfigError(
-            f"encoder.name {name}: it cannot take patches of {patch_px} px ({cause}); "
-            "choose another --patch-size or encoder"
+            f"encoder.name {name}: it cannot take patches of {patch_px} px "
+            f"({_first_line(cause)}); choose another --patch-size or encoder"
         ) from cause
     if out.ndim != 2:
         raise ConfigError(f"encoder.name {name}: it gives {tuple(out.shape)}, not one vector")
@@ -181,22 +213,7 @@ def _width(net: nn.Module, name: str, patch_px: int) -> int:
 
 def _load_local(net: nn.Module, path: Path) -> None:
     """Load a state dict from .safetensors, or from .pt/.pth/.bin without unpickling code."""
-    if not path.is_file():
-        raise ConfigError(f"encoder.weights {path}: no such file (or: none, pretrained)")
-    try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as cause:
-        raise ConfigError(
-            f"encoder.weights {path}: not a weights file that can be loaded safely "
-            f"({type(cause).__name__}: {cause}); convert it to .safetensors"
-        ) from cause
-    for wrapper in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-    state: dict[str, Tensor] = found if isinstance(found, dict) else {}
+    state = _read_weights(path)
     own = net.state_dict()
     missing = [key for key in own if key not in state]
     if missing:
@@ -208,7 +225,51 @@ def _load_local(net: nn.Module, path: Path) -> None:
     if wrong:
         raise ConfigError(
             f"encoder.weights {path}: {wrong[0]} is {tuple(state[wrong[0]].shape)} there, "
-            f"{tuple(own[wrong[0]].shape)} in this encoder"
+            f"{tuple(own[wrong[0]].shape)} in this encoder; is it for another architecture?"
         )
-    # a classifier in the file is left out on purpose: the encoder ends at its embedding
+    unused = [key for key in state if key not in own and not key.startswith(_classifiers(net))]
+    if unused:
+        logger.warning(
+            "encoder.weights %s: %d tensors have no place in this encoder and are left out, "
+            "e.g. %s; is it for another architecture?", path, len(unused), unused[0],
+        )  # fmt: skip
     net.load_state_dict({key: state[key] for key in own})
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file by name, without what training tools wrap around them."""
+    if not path.is_file():
+        raise ConfigError(f"encoder.weights {path}: no such file (or: none, pretrained)")
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as cause:
+        raise ConfigError(
+            f"encoder.weights {path}: not a weights file that can be loaded safely "
+            f"({type(cause).__name__}: {_first_line(cause)}); convert it to .safetensors"
+        ) from cause
+    for wrapper in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"encoder.weights {path}: holds a {type(found).__name__}, not tensors by name; "
+            "save the network's state_dict()"
+        )
+    return {
+        str(key).removeprefix("module."): value
+        for key, value in found.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _classifiers(net: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the classifier's tensors; the encoder ends at its embedding, on purpose."""
+    names = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,6 +1,6 @@
 """A cohort of synthetic slides: half of them carry a small lesion, at places that are known.
 
-The tissue is real (see :mod:`wsi_hr.testing.texture`); lesions differ in texture, not in mean
+The tissue is real (see :mod:`wsi_hr.testing.texture`); lesions differ in texture, not only in mean
 colour (see :mod:`wsi_hr.testing.lesion_texture`); regions of another colour lie in both classes.
 """
 

@@ -17,6 +17,7 @@ from wsi_hr.errors import CheckpointError
 from wsi_hr.runtime import atomic_path
 
 _OURS = "wsi_hr"
+_LONGEST_REASON = 300  # characters; torch lists every tensor
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,22 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically, with a SHA-256 over names, types, shapes, bytes and facts."""
+    """Write atomically, with a SHA-256 over names, types, shapes, bytes and facts.
+
+    Raises:
+        CheckpointError: it cannot be written, e.g. because the disk is full; the old one stays.
+    """
     tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
     meta = json.dumps(checkpoint.meta, sort_keys=True)
     # one key only: safetensors writes several in random order, and equal runs give equal bytes
     facts = json.dumps({"meta": meta, "sha256": _digest(tensors, meta)})
     with atomic_path(path) as tmp:
-        save_file(tensors, tmp, {_OURS: facts})
+        try:
+            save_file(tensors, tmp, {_OURS: facts})
+        except SafetensorError as cause:
+            raise CheckpointError(
+                f"{path}: cannot be written ({cause}); make room, then start the same command again"
+            ) from cause
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -94,7 +104,11 @@ def restore_model(model: nn.Module, checkpoint: Checkpoint, where: Path) -> None
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as cause:
-        raise CheckpointError(f"{where}: weights do not fit the run's model ({cause})") from cause
+        reasons = " ".join(str(cause).split())[:_LONGEST_REASON]
+        raise CheckpointError(
+            f"{where}: its weights do not fit the run's model ({reasons}); use the version of "
+            "wsi-hr and timm that wrote it, or train again into another folder"
+        ) from cause
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.bag_set import BagSet
 from wsi_hr.config import Config
-from wsi_hr.errors import TrainingError
+from wsi_hr.errors import CheckpointError, TrainingError
 from wsi_hr.geometry import Int64Array
 from wsi_hr.methods.method import Method, StepContext
 from wsi_hr.runtime import rng_for, seed_for, write_text_atomic
@@ -34,6 +36,11 @@ from wsi_hr.training.update import AdamWUpdate
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 METRICS = "metrics.jsonl"
+
+_WAY_OUT = (
+    "the last good checkpoint is kept. Lower train.lr or set train.clip_norm, and train into "
+    "another folder"
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ def fit(
     """Train to the last epoch, or go on where a killed run stopped.
 
     All randomness derives from (seed, epoch, slide), and a checkpoint is written after every
-    epoch, so a run killed anywhere and started again ends with the weights of an undisturbed one
+    epoch, so a run killed anywhere and started again ends with the files of an undisturbed one
     (bit for bit on the CPU with the same number of threads).
 
     Args:
@@ -81,8 +88,9 @@ def fit(
         Metrics per epoch, also in ``metrics.jsonl``.
 
     Raises:
-        TrainingError: the loss is no longer a number.
+        TrainingError: the loss is no longer a number, or the device's memory is too small.
         StoreError: a slide's store is damaged.
+        CheckpointError: what a stopped run left is damaged or does not fit.
     """
     update = AdamWUpdate(method, config.train)
     history: list[dict[str, float]] = []
@@ -92,6 +100,8 @@ def fit(
         restore_model(method, checkpoint, last)
         restore_optimizer(update.optimizer, checkpoint)
         history = checkpoint.meta["history"]
+        _complete(run_dir, model_tensors(method), checkpoint.meta)
+        _require_best(run_dir, history)
         for row in history:
             on_epoch(row)
     for epoch in range(len(history), config.train.epochs):
@@ -104,14 +114,31 @@ def fit(
         _require_finite(method, epoch)
         history.append(row)
         meta = {**facts, "epoch": epoch, "history": history}
-        if best_epoch(history) == epoch:
-            save_checkpoint(run_dir / BEST, Checkpoint(model_tensors(method), meta))
-        tensors = model_tensors(method) | optimizer_tensors(update.optimizer)
-        save_checkpoint(last, Checkpoint(tensors, meta))
-        lines = (json.dumps(r, sort_keys=True) + "\n" for r in history)
-        write_text_atomic(run_dir / METRICS, "".join(lines))
+        model = model_tensors(method)
+        # first of all files: the others can be made from it, should the run be killed in between
+        save_checkpoint(last, Checkpoint(model | optimizer_tensors(update.optimizer), meta))
+        _complete(run_dir, model, meta)
         on_epoch(row)
     return history
+
+
+def _complete(run_dir: Path, model: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
+    """Write what follows from the last checkpoint: the best one, if it is that, and metrics."""
+    history = meta["history"]
+    if best_epoch(history) == history[-1]["epoch"]:
+        save_checkpoint(run_dir / BEST, Checkpoint(dict(model), meta))
+    lines = (json.dumps(row, sort_keys=True) + "\n" for row in history)
+    write_text_atomic(run_dir / METRICS, "".join(lines))
+
+
+def _require_best(run_dir: Path, history: Sequence[dict[str, float]]) -> None:
+    """See that the best checkpoint is there and sound before hours are spent on going on."""
+    path, wanted = run_dir / BEST, best_epoch(history)
+    if load_checkpoint(path).meta["epoch"] != wanted:
+        raise CheckpointError(
+            f"{path}: is not of epoch {wanted + 1}, which was the best; restore it, or train again "
+            "into another folder"
+        )
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> int:
@@ -127,20 +154,14 @@ def evaluate(method: Method, data: TrainingSet, slide_ids: Sequence[str]) -> dic
         return {}
     probs = np.stack([method.predict_bag(data.bags.open(s)).probs for s in slide_ids])
     if not np.isfinite(probs).all():
-        raise TrainingError(
-            "validation gave probabilities that are no numbers; the last good checkpoint is kept. "
-            "Lower train.lr or set train.clip_norm, then start the same command again"
-        )
+        raise TrainingError(f"the model gives probabilities that are no numbers; {_WAY_OUT}")
     return slide_metrics(probs, np.array([data.labels[s] for s in slide_ids]))
 
 
 def _require_finite(method: Method, epoch: int) -> None:
     for name, tensor in method.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise TrainingError(
-                f"epoch {epoch}: {name} is no longer a number; the last good checkpoint is kept. "
-                "Lower train.lr or set train.clip_norm, then start the same command again"
-            )
+            raise TrainingError(f"epoch {epoch + 1}: {name} is no longer a number; {_WAY_OUT}")
 
 
 def _train_epoch(
@@ -168,9 +189,26 @@ def _train_epoch(
                 bag.grid, method.min_patches, rng_for(config.seed, epoch, slide_id, "drop")
             )
             bags.append(bag.subset(keep))
-        losses.append(method.train_bags(bags, update, context) * len(batch))
+        losses.append(_step(method, bags, update, context) * len(batch))
         on_slides(len(batch))
     return math.fsum(losses) / len(data.train)
+
+
+def _step(method: Method, bags: list[Bag], update: AdamWUpdate, context: StepContext) -> float:
+    try:
+        return method.train_bags(bags, update, context)
+    except torch.OutOfMemoryError as cause:
+        raise TrainingError(
+            f"the device's memory is too small to learn from {len(bags)} slide(s) at a time; lower "
+            "train.batch_size, or the number of patches that the method learns from at a time"
+        ) from cause
+    except ValueError as cause:
+        if "more than 1 value per channel" not in str(cause):
+            raise
+        raise TrainingError(
+            f"slide(s) {', '.join(bag.slide_id for bag in bags)}: too few patches for batch norm; "
+            "raise train.batch_size, or set encoder.freeze_bn=true"
+        ) from cause
 
 
 def _batches(data: TrainingSet, config: Config, epoch: int) -> Iterator[list[str]]:

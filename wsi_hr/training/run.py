@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,19 +55,21 @@ def load_run(run_dir: Path, *, device: str = "auto") -> TrainedRun:
         ConfigError: the device is not there.
     """
     path = run_dir / BEST
+    where = pick_device(device)
     checkpoint: Checkpoint = load_checkpoint(path)
     try:
         config = Config.model_validate(checkpoint.meta["config"])
         classes = tuple(checkpoint.meta["classes"])
-    except (KeyError, ValueError) as cause:
+        epoch = int(checkpoint.meta["epoch"])
+    except (KeyError, TypeError, ValueError) as cause:
         raise CheckpointError(
             f"{path}: written by another version of wsi-hr ({cause}); train again or use that one"
         ) from cause
     encoder = build_encoder(config.encoder, config.tile.patch_size, load_weights=False)
     method = build_method(config.method, encoder, [1.0] * len(classes))
     restore_model(method, checkpoint, path)
-    method = method.to(pick_device(device)).eval()
-    return TrainedRun(method, config, classes, checkpoint.meta["epoch"], checkpoint.digest)
+    method = method.to(where).eval()
+    return TrainedRun(method, config, classes, epoch, checkpoint.digest)
 
 
 def require_same_tiling(run: TileConfig, store: TileConfig, where: Path) -> None:
@@ -95,10 +98,9 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as cause:
-        raise ConfigError(f"device {name}: unknown; use auto, cpu, cuda or cuda:N") from cause
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name, re.ASCII):
+        raise ConfigError(f"device {name}: unknown; use auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device {name}: {torch.cuda.device_count()} CUDA device(s) here; "

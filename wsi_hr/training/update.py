@@ -38,7 +38,7 @@ class AdamWUpdate:
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss became {float(loss.detach())}; the last good checkpoint is kept. "
-                "Lower train.lr, set train.clip_norm, or look for damaged patches"
+                "Lower train.lr or set train.clip_norm, and train into another folder"
             )
         loss.backward()
 

@@ -1,0 +1,134 @@
+"""What a run folder was started with; it is never mixed with another run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wsi_hr.cohort.labels import LabelRow
+from wsi_hr.cohort.table import read_table, write_table
+from wsi_hr.config import Config, dump_config, load_recipe
+from wsi_hr.errors import ConfigError, LabelError
+from wsi_hr.runtime import write_text_atomic
+from wsi_hr.training.loop import BEST, LAST
+
+CONFIG = "config.yaml"
+SPLITS = "splits.csv"
+SPLIT_COLUMNS = ("slide_id", "patient_id", "label", "split")
+SIDES = ("train", "val", "test")
+
+# Where and how fast things are computed, and limits that decide whether a slide is tiled at all.
+_MAY_CHANGE = frozenset(
+    {"train.device", "train.threads", "tile.deadline_s", "tile.memory_gib", "tile.max_unreadable"}
+)
+_SHOWN = 3
+
+
+def split_rows(rows: Sequence[LabelRow], split_of: Mapping[str, str]) -> list[dict[str, str]]:
+    """The rows of ``splits.csv``, by slide."""
+    return [
+        {
+            "slide_id": row.slide_id,
+            "patient_id": row.patient_id,
+            "label": row.label,
+            "split": split_of[row.slide_id],
+        }
+        for row in sorted(rows, key=lambda row: row.slide_id)
+    ]
+
+
+def refuse_other_run(run_dir: Path, config: Config, splits: Sequence[dict[str, str]]) -> None:
+    """Refuse a folder whose checkpoints come of other settings, slides, labels or splits.
+
+    A run that was stopped before its first checkpoint binds nobody.
+
+    Raises:
+        ConfigError: naming what differs, with both values.
+        LabelError: the folder's splits.csv is damaged.
+    """
+    if not (run_dir / LAST).exists():
+        if (run_dir / BEST).exists():
+            raise ConfigError(
+                f"{run_dir}: holds {BEST} but no {LAST}, so it cannot be resumed and is not "
+                "overwritten; restore the file, or give another -o"
+            )
+        return
+    if not (run_dir / CONFIG).is_file():
+        raise ConfigError(
+            f"{run_dir}: holds checkpoints but no {CONFIG}; restore the file, or give another -o"
+        )
+    differing = _differing(load_recipe(run_dir / CONFIG), config.model_dump(mode="json"))
+    if differing:
+        raise ConfigError(
+            f"{run_dir}: holds a run with other settings ({'; '.join(differing)}); "
+            "give another -o, or the same settings to resume it"
+        )
+    changes = _changes(read_splits(run_dir), splits)
+    if changes:
+        more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+        raise ConfigError(
+            f"{run_dir / SPLITS}: the run was started with other slides, labels or splits "
+            f"({'; '.join(changes[:_SHOWN])}{more}); give another -o to train on the new ones"
+        )
+
+
+def claim(run_dir: Path, config: Config, splits: Sequence[dict[str, str]]) -> None:
+    """Write settings and splits down."""
+    write_table(run_dir / SPLITS, SPLIT_COLUMNS, splits)
+    write_text_atomic(run_dir / CONFIG, dump_config(config))
+
+
+def read_splits(run_dir: Path) -> list[dict[str, str]]:
+    """Rows of the run's splits.csv: slide_id, patient_id, label, split.
+
+    Raises:
+        LabelError: the file is missing or not such a table.
+    """
+    table = read_table(run_dir / SPLITS)
+    absent = [column for column in SPLIT_COLUMNS if column not in table.columns]
+    if absent:
+        raise LabelError(
+            f"{table.path}: has no column {absent[0]!r}, so it is not what wsi-hr train wrote; "
+            "restore the file"
+        )
+    return [{column: row[column] for column in SPLIT_COLUMNS} for row in table.rows]
+
+
+def describe(splits: Sequence[dict[str, str]]) -> str:
+    """How many slides of which class are on which side, in one line."""
+    parts = []
+    for side in SIDES:
+        counts = Counter(row["label"] for row in splits if row["split"] == side)
+        inside = ", ".join(f"{label} {count}" for label, count in sorted(counts.items()))
+        parts.append(f"{side} {counts.total()} ({inside})" if counts else f"{side} 0")
+    return "slides: " + "; ".join(parts)
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        name, before, after = f"{prefix}{key}", old.get(key), new.get(key)
+        if name in _MAY_CHANGE or before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += _differing(before, after, f"{name}.")
+        else:
+            lines.append(f"{name}: {before} there, {after} now")
+    return lines
+
+
+def _changes(old: Sequence[dict[str, str]], new: Sequence[dict[str, str]]) -> list[str]:
+    before = {row["slide_id"]: row for row in old}
+    after = {row["slide_id"]: row for row in new}
+    lines = [f"slide {slide_id!r} is gone" for slide_id in before if slide_id not in after]
+    lines += [f"slide {slide_id!r} is new" for slide_id in after if slide_id not in before]
+    lines += [
+        f"{column} of slide {slide_id!r}: {row[column]!r} there, {after[slide_id][column]!r} now"
+        for slide_id, row in before.items()
+        if slide_id in after
+        for column in SPLIT_COLUMNS
+        if row[column] != after[slide_id][column]
+    ]
+    return lines

@@ -1,0 +1,140 @@
+"""What every method must do, whichever it is: parametrised over the table of methods."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import Recorder, context, random_bag
+from torch import nn
+
+from wsi_hr.config import DBPSConfig, PatchGDConfig
+from wsi_hr.methods import METHODS, build_method
+from wsi_hr.methods.method import Method
+from wsi_hr.models.encoder import Encoder
+from wsi_hr.slide_prediction import Role
+
+CONFIGS = {
+    "dbps": DBPSConfig(num_salient=4, num_sub_salient=5, scan_chunk=6, heads=2),
+    "dbps global": DBPSConfig(num_salient=4, num_sub_salient=5, heads=2, score="global"),
+    "dbps half sampled": DBPSConfig(num_salient=4, heads=2, explore="half_sampled"),
+    "ips": DBPSConfig(num_salient=4, num_sub_salient=0, heads=2, explore="none"),
+    "patchgd": PatchGDConfig(num_salient=4, num_sub_salient=5),
+    "patchgd cnn": PatchGDConfig(head="cnn", num_salient=4, num_sub_salient=5),
+}
+
+
+def make(name: str) -> Method:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
+                        nn.AdaptiveAvgPool2d(1), nn.Flatten())  # fmt: skip
+    return build_method(CONFIGS[name], Encoder(net, dim=16, chunk=8), [1.0, 1.0, 1.0])
+
+
+def test_every_method_is_covered() -> None:
+    assert {type(config) for config in CONFIGS.values()} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("num", [1, 2, 4, 9, 50])
+def test_prediction_is_whole_deterministic_and_leaves_no_trace(name: str, num: int) -> None:
+    method = make(name).train()
+    bag = random_bag(np.random.default_rng(num), num)
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    first, second = method.predict_bag(bag), method.predict_bag(bag)
+    assert first.probs.shape == (3,)
+    assert first.probs.sum() == pytest.approx(1, abs=1e-5)
+    assert np.isfinite(first.saliency).all()
+    assert (first.saliency >= 0).all()
+    assert len(first.positions(Role.SALIENT)) == min(4, num)
+    assert first.role[first.most_salient] == Role.SALIENT
+    assert not (first.role == Role.NOT_VISITED).any()
+    assert np.array_equal(first.probs, second.probs)
+    assert np.array_equal(first.saliency, second.saliency)
+    assert method.training
+    for key, value in method.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("progress", [0.0, 0.99])
+def test_training_takes_slides_of_any_size_together(name: str, progress: float) -> None:
+    method = make(name).train()
+    rng = np.random.default_rng(0)
+    bags = [
+        random_bag(rng, num, label=num % 3, slide_id=f"slide of {num}") for num in (1, 3, 40, 7)
+    ]
+    update = Recorder(method)
+    loss = method.train_bags(bags, update, context(progress))
+    assert np.isfinite(loss)
+    assert update.steps
+    for step in update.steps:
+        assert any(
+            key.startswith("encoder.") and grad.abs().sum() > 0 for key, grad in step.items()
+        )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_training_is_reproducible(name: str) -> None:
+    results = []
+    for _ in range(2):
+        method = make(name).train()
+        update = Recorder(method)
+        torch.manual_seed(3)
+        bags = [random_bag(np.random.default_rng(s), 30, label=s, slide_id=str(s)) for s in (0, 1)]
+        method.train_bags(bags, update, context(0.0))
+        results.append(update.steps)
+    for first, second in zip(*results, strict=True):
+        for key, grad in first.items():
+            assert torch.equal(grad, second[key]), key
+
+
+_PEAK = """
+import resource, sys
+import numpy as np, torch
+from torch import nn
+from wsi_hr.bags.bag import Bag
+from wsi_hr.config import DBPSConfig, PatchGDConfig
+from wsi_hr.methods import build_method
+from wsi_hr.methods.method import StepContext
+from wsi_hr.models.encoder import Encoder
+from wsi_hr.testing.memory_patches import MemoryPatches
+
+class Endless(MemoryPatches):
+    '''N patches that are made when they are read, so that only the method's own memory counts.'''
+    def __init__(self, num):
+        super().__init__(np.zeros((num, 1, 1, 3), np.uint8))
+    def read(self, indices):
+        return np.broadcast_to((indices % 251).astype(np.uint8)[:, None, None, None],
+                               (len(indices), 64, 64, 3)).copy()
+
+class Step:
+    def backward(self, loss): loss.backward()
+    def step(self): method.zero_grad(set_to_none=True)
+
+torch.set_num_threads(1)
+net = nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(48, 16))
+configs = {"dbps": DBPSConfig(), "patchgd": PatchGDConfig(max_sampled=64, coverage=0.01)}
+method = build_method(configs[sys.argv[1]], Encoder(net, dim=16), [1.0, 1.0])
+context = StepContext(1.0, lambda slide_id: np.random.default_rng(0))
+def visit(num):
+    bag = Bag.of(Endless(num), 1)
+    method.train_bags([bag], Step(), context)
+    method.predict_bag(bag)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+visit(500)
+print(visit(1_000), visit(20_000))
+"""
+
+
+@pytest.mark.parametrize("name", ["dbps", "patchgd"])
+def test_memory_does_not_grow_with_the_slide(name: str) -> None:
+    """20,000 patches of 64 px are 234 MiB; a slide of 1,000 needs nearly as much memory."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, name], capture_output=True, text=True, check=True
+    )
+    small, large = map(float, done.stdout.split())
+    assert large - small < 40
