@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +13,16 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from pipelines.finished import ResultKey, finished_row, seal
 from pipelines.lock import run_lock
 from pipelines.progress import progress_bar
 from pipelines.record import RunRecord
+from pipelines.run_folder import SIDES, SPLITS, read_splits
+from pipelines.sentences import say
 from pipelines.tile import STATUS_FILE, tile_stage
-from pipelines.train import SPLITS, read_splits
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.table import read_table
-from wsi_hr.errors import ConfigError, WsiHrError
+from wsi_hr.errors import ConfigError, LabelError, StoreError, TrainingError, WsiHrError
 from wsi_hr.prediction.exports.tables import (
     PredictionRow,
     write_patch_scores,
@@ -30,6 +33,8 @@ from wsi_hr.slide_prediction import SlidePrediction
 from wsi_hr.store.patch_store import STORE_SUFFIX
 from wsi_hr.training.metrics import auc_interval, slide_metrics
 from wsi_hr.training.run import TrainedRun, load_run, require_same_tiling
+
+logger = logging.getLogger(__name__)
 
 PREDICTIONS = "predictions.csv"
 HEATMAPS = "heatmaps"
@@ -42,23 +47,21 @@ class PredictReport:
     """What prediction ended with.
 
     Attributes:
-        rows: one per input slide.
-        predictions: the slides that were predicted, by id.
+        rows: one per input slide, by slide.
         metrics: on the run's held-out slides among them; empty where there are none.
     """
 
     rows: tuple[PredictionRow, ...]
-    predictions: dict[str, SlidePrediction]
     metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where patches come from, and what is already known of slides that have none."""
+    """Where patches come from, and the rows of slides that have none."""
 
     bags: BagSet
     slide_ids: tuple[str, ...]
-    failed: tuple[PredictionRow, ...]
+    others: tuple[PredictionRow, ...] = ()
 
 
 def predict_stage(
@@ -72,11 +75,14 @@ def predict_stage(
     workers: int | None = None,
     heatmap_px: int | None = None,
     console: Console | None = None,
+    on_prediction: Callable[[SlidePrediction], object] | None = None,
 ) -> PredictReport:
     """Predict slides with the best epoch of a run.
 
     ``out`` receives predictions.csv, heatmaps/<slide_id>.png, patches/<slide_id>.csv and run.json;
     slides given as files are tiled on the way into ``out``/store, with the run's own settings.
+    Of an earlier call, slides whose result would be the same are kept. Memory holds the patch
+    scores of one slide at a time.
 
     Args:
         run_dir: what ``wsi-hr train`` wrote.
@@ -88,28 +94,35 @@ def predict_stage(
         workers: processes that tile.
         heatmap_px: longest edge of a picture; the run's setting by default.
         console: told what happens; None for silence.
+        on_prediction: given each slide's prediction as it is made; all are made anew then.
 
     Raises:
         WsiHrError: the run cannot be loaded, or the request does not fit it.
     """
+    if split is not None and split not in SIDES:
+        raise ConfigError(f"--split {split}: the splits of a run are {', '.join(SIDES)}")
     run = load_run(run_dir, device=device)
     torch.set_num_threads(run.config.train.threads or len(os.sched_getaffinity(0)))
-    out.mkdir(parents=True, exist_ok=True)
     record = RunRecord("predict", run.config)
     with run_lock(out):
         source = _find_patches(run, inputs, out, mpp_override, workers, console)
-        wanted = _wanted(source, run_dir, split)
-        report = _predict(run, source, wanted, out, heatmap_px, console)
-        metrics = _held_out_metrics(run, run_dir, report.predictions)
+        if split is not None:
+            source = _part(source, run_dir, split, console)
+        _require_fit(run, source)
+        rows = _predict(run, source, out, heatmap_px, console, on_prediction)
+        metrics = _held_out_metrics(run, run_dir, rows)
         record.write(
             out,
             model_sha256=run.digest,
             epoch=run.epoch,
             classes=list(run.classes),
-            states={row.slide_id: row.status for row in report.rows},
+            device=str(run.method.encoder.device),
+            threads=torch.get_num_threads(),
+            chunk=run.method.encoder.chunk,
+            states={row.slide_id: row.status for row in rows},
             metrics=metrics,
         )
-    return PredictReport(report.rows, report.predictions, metrics)
+    return PredictReport(tuple(rows), metrics)
 
 
 def _find_patches(
@@ -127,29 +140,41 @@ def _find_patches(
         )
     if stores and stores[0].suffix == STORE_SUFFIX:
         path = stores[0]
-        return _Source(BagSet(path.parent), (path.name.removesuffix(STORE_SUFFIX),), ())
+        return _Source(BagSet(path.parent), (path.name.removesuffix(STORE_SUFFIX),))
     if stores:
-        folder = stores[0]
-        table = folder / STATUS_FILE
-        rows = list(read_table(table).rows) if table.is_file() else []
-        ids = tuple(stored_slides(folder))
-    else:
-        folder = out / "store"
-        rows = tile_stage(
-            inputs,
-            folder,
-            run.config.tile,
-            mpp_override=mpp_override,
-            workers=workers,
-            console=console,
-        )
-        ids = tuple(row["slide_id"] for row in rows if row["status"] == "done")
-    failed = tuple(
-        PredictionRow(row["slide_id"], row["status"], row["reason"])
-        for row in rows
-        if row["slide_id"] not in ids
+        return _whole_store(stores[0])
+    folder = out / "store"
+    rows = tile_stage(
+        inputs,
+        folder,
+        run.config.tile,
+        mpp_override=mpp_override,
+        workers=workers,
+        console=console,
     )
-    return _Source(BagSet(folder), ids, failed)
+    done = tuple(row["slide_id"] for row in rows if row["status"] == "done")
+    others = (row for row in rows if row["status"] != "done")
+    return _Source(
+        BagSet(folder),
+        done,
+        tuple(PredictionRow(row["slide_id"], row["status"], row["reason"]) for row in others),
+    )
+
+
+def _whole_store(folder: Path) -> _Source:
+    """All slides of a store, those of its status table that have no patches included."""
+    ids = tuple(stored_slides(folder))
+    table = folder / STATUS_FILE
+    status = {row["slide_id"]: row for row in read_table(table).rows} if table.is_file() else {}
+    others = []
+    for slide_id in status.keys() - set(ids):
+        row = status[slide_id]
+        if row["status"] == "done":
+            reason = f"its store is gone from {folder}; run wsi-hr tile again"
+            others.append(PredictionRow(slide_id, "failed", reason))
+        else:
+            others.append(PredictionRow(slide_id, row["status"], row["reason"]))
+    return _Source(BagSet(folder), ids, tuple(others))
 
 
 def _is_store(path: Path) -> bool:
@@ -161,99 +186,163 @@ def _is_store(path: Path) -> bool:
     return any(child.suffix == STORE_SUFFIX for child in path.iterdir())
 
 
-def _wanted(source: _Source, run_dir: Path, split: str | None) -> _Source:
-    if split is None:
-        return source
+def _part(source: _Source, run_dir: Path, split: str, console: Console | None) -> _Source:
+    """The slides of one part of the run's splits."""
     chosen = {row["slide_id"] for row in read_splits(run_dir) if row["split"] == split}
     ids = tuple(slide_id for slide_id in source.slide_ids if slide_id in chosen)
-    failed = tuple(row for row in source.failed if row.slide_id in chosen)
-    if not ids and not failed:
+    others = tuple(row for row in source.others if row.slide_id in chosen)
+    num_absent = len(chosen) - len(ids) - len(others)
+    if num_absent == len(chosen):
         raise ConfigError(
             f"--split {split}: none of the given slides is in that part of {run_dir / SPLITS}"
         )
-    return _Source(source.bags, ids, failed)
+    if num_absent:
+        say(
+            console,
+            f"warning: {num_absent} of the {len(chosen)} {split} slides of the run are not given",
+        )
+    return _Source(source.bags, ids, others)
+
+
+def _require_fit(run: TrainedRun, source: _Source) -> None:
+    """Refuse a whole store that was cut for another model, by its first sound slide."""
+    for slide_id in source.slide_ids:
+        try:
+            tile = source.bags.store(slide_id).info.tile
+        except StoreError:
+            continue  # its row will say so
+        require_same_tiling(run.config.tile, tile, source.bags.folder)
+        return
 
 
 def _predict(
     run: TrainedRun,
-    everything: _Source,
     source: _Source,
     out: Path,
     heatmap_px: int | None,
     console: Console | None,
-) -> PredictReport:
+    on_prediction: Callable[[SlidePrediction], object] | None,
+) -> list[PredictionRow]:
     for folder in (HEATMAPS, PATCHES):
         (out / folder).mkdir(exist_ok=True)
-    rows = list(source.failed)
-    predictions: dict[str, SlidePrediction] = {}
+    rows = list(source.others)
+    for row in rows:
+        _discard(out, row.slide_id)
     max_px = heatmap_px or run.config.predict.heatmap_px
     written = time.monotonic()
     with progress_bar(console, "predicting", len(source.slide_ids)) as advance:
         for slide_id in source.slide_ids:
-            try:
-                predictions[slide_id] = predict_slide(run, everything.bags, slide_id, out, max_px)
-                rows.append(_done(run, predictions[slide_id]))
-            except WsiHrError as error:
-                rows.append(PredictionRow(slide_id, "failed", str(error)))
+            rows.append(_row_of(run, source.bags, slide_id, out, max_px, on_prediction))
             advance(1, slide_id)
             if time.monotonic() - written > _TABLE_EVERY_S:
                 write_predictions(out / PREDICTIONS, rows, run.classes)
                 written = time.monotonic()
     rows.sort(key=lambda row: row.slide_id)
     write_predictions(out / PREDICTIONS, rows, run.classes)
-    return PredictReport(tuple(rows), predictions, {})
+    return rows
 
 
-def predict_slide(
-    run: TrainedRun, bags: BagSet, slide_id: str, out: Path, max_px: int
-) -> SlidePrediction:
-    """Predict one stored slide and write its patch scores and picture.
+def _row_of(
+    run: TrainedRun,
+    bags: BagSet,
+    slide_id: str,
+    out: Path,
+    max_px: int,
+    on_prediction: Callable[[SlidePrediction], object] | None,
+) -> PredictionRow:
+    """How one slide ends; whatever goes wrong with it does not end the others."""
+    try:
+        return _predict_slide(run, bags, slide_id, out, max_px, on_prediction)
+    except WsiHrError as error:
+        reason = str(error)
+    except OSError:
+        raise  # the output's disk, not the slide: stores report their own as StoreError
+    except Exception as error:  # one slide must not end the run, whatever it is
+        logger.exception("%s: unexpected error", slide_id)
+        reason = f"unexpected {type(error).__name__} ({error}); please report it"
+    _discard(out, slide_id)
+    return PredictionRow(slide_id, "failed", reason)
+
+
+def _predict_slide(
+    run: TrainedRun,
+    bags: BagSet,
+    slide_id: str,
+    out: Path,
+    max_px: int,
+    on_prediction: Callable[[SlidePrediction], object] | None,
+) -> PredictionRow:
+    """Predict one stored slide and write its patch scores and, last of all, its picture.
 
     Raises:
-        WsiHrError: the slide's store is damaged or was cut for another model.
+        WsiHrError: the slide's store is damaged or was cut for another model, or the model gives
+            no numbers.
     """
-    store = bags.store(slide_id)
-    require_same_tiling(run.config.tile, store.info.tile, bags.folder / slide_id)
-    prediction = run.method.predict_bag(bags.open(slide_id))
-    write_patch_scores(out / PATCHES / f"{slide_id}.csv", prediction)
-    best = int(prediction.probs.argmax())
-    picture = draw_heatmap(
-        prediction,
-        store.thumbnail,
-        store.info.level0_size,
-        title=run.classes[best],
-        max_px=max_px,
-    )
-    save_heatmap(picture, out / HEATMAPS / f"{slide_id}.png")
-    return prediction
-
-
-def _done(run: TrainedRun, prediction: SlidePrediction) -> PredictionRow:
-    return PredictionRow(
-        prediction.slide_id,
+    bag, store = bags.open(slide_id), bags.store(slide_id)
+    require_same_tiling(run.config.tile, store.info.tile, store.path)
+    key = ResultKey.of(run, store, max_px)
+    scores, heatmap = out / PATCHES / f"{slide_id}.csv", out / HEATMAPS / f"{slide_id}.png"
+    if on_prediction is None:
+        kept = finished_row(slide_id, heatmap, scores, key, run.classes)
+        if kept is not None:
+            return kept
+    prediction = run.method.predict_bag(bag)
+    if not (np.isfinite(prediction.probs).all() and np.isfinite(prediction.saliency).all()):
+        raise TrainingError(
+            f"{slide_id}: the model gives no numbers for it; look at the slide's patches, or train "
+            "with a lower train.lr"
+        )
+    row = PredictionRow(
+        slide_id,
         "done",
         "",
         probs=tuple(float(p) for p in prediction.probs),
         predicted=run.classes[int(prediction.probs.argmax())],
         num_patches=len(prediction.grid),
     )
+    write_patch_scores(scores, prediction)
+    picture = draw_heatmap(
+        prediction,
+        store.thumbnail,
+        store.info.level0_size,
+        title=row.predicted,
+        max_px=max_px,
+    )
+    seal(picture, row, scores, key)
+    save_heatmap(picture, heatmap)
+    if on_prediction is not None:
+        on_prediction(prediction)
+    return row
+
+
+def _discard(out: Path, slide_id: str) -> None:
+    """Remove what an earlier call said of a slide that now has no prediction."""
+    (out / HEATMAPS / f"{slide_id}.png").unlink(missing_ok=True)
+    (out / PATCHES / f"{slide_id}.csv").unlink(missing_ok=True)
 
 
 def _held_out_metrics(
-    run: TrainedRun, run_dir: Path, predictions: dict[str, SlidePrediction]
+    run: TrainedRun, run_dir: Path, rows: Sequence[PredictionRow]
 ) -> dict[str, float]:
     """Metrics on those slides that the run kept out of training and whose label it knows."""
     if not (run_dir / SPLITS).is_file():
         return {}
-    label_of = {
-        row["slide_id"]: run.classes.index(row["label"])
+    probs_of = {row.slide_id: row.probs for row in rows if row.probs}
+    held_out = [
+        row
         for row in read_splits(run_dir)
-        if row["split"] == "test" and row["slide_id"] in predictions
-    }
-    if not label_of:
+        if row["split"] == "test" and row["slide_id"] in probs_of
+    ]
+    if not held_out:
         return {}
-    probs = np.stack([predictions[slide_id].probs for slide_id in label_of])
-    labels = np.array(list(label_of.values()))
+    strange = {row["label"] for row in held_out} - set(run.classes)
+    if strange:
+        raise LabelError(
+            f"{run_dir / SPLITS}: has the class {strange.pop()!r}, the model has "
+            f"{', '.join(map(repr, run.classes))}; restore the file"
+        )
+    probs = np.array([probs_of[row["slide_id"]] for row in held_out])
+    labels = np.array([run.classes.index(row["label"]) for row in held_out])
     metrics = slide_metrics(probs, labels) | {"slides": len(labels)}
     if len(run.classes) == 2 and "auc" in metrics:
         interval = auc_interval(metrics["auc"], int((labels == 1).sum()), int((labels == 0).sum()))
