@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from pipelines.sentences import say
 from wsi_hr import __version__
 from wsi_hr.errors import TrainingError, WsiHrError
 
@@ -18,6 +21,8 @@ EXIT_DONE = 0
 EXIT_SOME_FAILED = 1
 EXIT_BAD_REQUEST = 2
 EXIT_INTERRUPTED = 130
+
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="wsi-hr",
@@ -87,10 +92,17 @@ def _root(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
+    stderr = _stderr()
+    # a log file gets whole lines; only a terminal gets them wrapped and in colour
+    handler = (
+        RichHandler(console=stderr, show_path=False, show_time=False)
+        if stderr.is_terminal
+        else logging.StreamHandler()
+    )
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=_stderr(), show_path=False, show_time=False)],
+        format="%(message)s" if stderr.is_terminal else "%(levelname)s: %(message)s",
+        handlers=[handler],
         force=True,
     )
 
@@ -169,8 +181,8 @@ def train(
     console = _stdout()
     report = train_stage(store, source, run, _resolve(recipe, options, assignments), console)
     if report.test:
-        console.print(f"held-out slides: {_metrics(report.test)}", highlight=False)
-    console.print(f"next: wsi-hr predict {run} SLIDES -o OUT", highlight=False)
+        say(console, f"held-out slides: {_metrics(report.test)}")
+    say(console, f"next: wsi-hr predict {run} SLIDES -o OUT")
 
 
 @app.command(epilog="Example: wsi-hr predict run slides/ -o predictions")
@@ -196,7 +208,7 @@ def predict(
     from wsi_hr.prediction.heatmap import RESEARCH_USE
 
     console = _stdout()
-    console.print(RESEARCH_USE, highlight=False)
+    say(console, RESEARCH_USE)
     report = predict_stage(
         run,
         inputs,
@@ -209,7 +221,7 @@ def predict(
         console=console,
     )
     if report.metrics:
-        console.print(f"held-out slides: {_metrics(report.metrics)}", highlight=False)
+        say(console, f"held-out slides: {_metrics(report.metrics)}")
     rows = [
         {"slide_id": row.slide_id, "status": row.status, "reason": row.reason}
         for row in report.rows
@@ -295,20 +307,35 @@ def demo(
 
 def main() -> None:
     """Run the command line; errors the user can mend are one sentence and an exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)  # what a scheduler sends ends a run as Ctrl-C does
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
         code = app(standalone_mode=False)
     except WsiHrError as error:
         _complain(str(error))
         code = EXIT_SOME_FAILED if isinstance(error, TrainingError) else EXIT_BAD_REQUEST
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; the same command goes on where it stopped")
         code = EXIT_INTERRUPTED
+    except OSError as error:
+        # no disk, no space, no permission: nothing that a store or slide reports about itself
+        logger.info("the operating system said", exc_info=True)
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"{where}{error.strerror or error}; mend that and start the same command again")
+        code = EXIT_SOME_FAILED
     except Exception as error:
         if not _is_usage_error(error):
             raise
         error.show()  # pyright: ignore[reportAttributeAccessIssue]
         code = EXIT_BAD_REQUEST
+    if code == EXIT_INTERRUPTED:  # typer turns most interruptions into this exit code itself
+        _complain("interrupted; the same command goes on where it stopped")
     sys.exit(code if isinstance(code, int) else EXIT_DONE)
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _is_usage_error(error: Exception) -> bool:
@@ -329,14 +356,9 @@ def _finish(rows: list[dict[str, str]], table: Path, console: Console) -> None:
         counts[row["status"]] = counts.get(row["status"], 0) + 1
     for row in rows:
         if row["status"] != "done":
-            console.print(
-                f"{row['status']}: {row['slide_id']}: {row['reason']}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            say(console, f"{row['status']}: {row['slide_id']}: {row['reason']}")
     total = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    console.print(f"{len(rows)} slides: {total}; see {table}", highlight=False, soft_wrap=True)
+    say(console, f"{len(rows)} slides: {total}; see {table}")
     if counts.get("failed"):
         raise typer.Exit(EXIT_SOME_FAILED)
 
@@ -346,7 +368,7 @@ def _metrics(metrics: dict[str, float]) -> str:
 
 
 def _complain(sentence: str) -> None:
-    _stderr().print(f"error: {sentence}", highlight=False, markup=False, soft_wrap=True)
+    say(_stderr(), f"error: {sentence}")
 
 
 def _stdout() -> Console:

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from pipelines.predict import HEATMAPS, PredictReport, predict_stage
+from pipelines.predict import HEATMAPS, predict_stage
 from pipelines.settings import resolve
 from pipelines.tile import tile_stage
 from pipelines.train import LabelsSource, train_stage
 from wsi_hr.errors import ConfigError, WsiHrError
 from wsi_hr.runtime import write_text_atomic
+from wsi_hr.slide_prediction import SlidePrediction
 from wsi_hr.testing.cohort import Lesions, load_lesions, make_cohort
 
 RECIPES = {"dbps": "demo", "patchgd": "demo_patchgd"}
@@ -99,17 +100,24 @@ def run_demo(
     clock.start("train", f"training {method} into {run}")
     train_stage(store, LabelsSource(cohort / "labels.csv"), run, config, console)
     clock.start("predict", f"predicting the held-out slides into {results}")
-    report = predict_stage(run, [store], results, split="test", console=console)
+    lesions, hits = load_lesions(cohort), []
+
+    def on_prediction(prediction: SlidePrediction) -> None:
+        if lesions[prediction.slide_id].lesions:
+            hits.append(pointing(prediction, lesions[prediction.slide_id]))
+
+    report = predict_stage(
+        run, [store], results, split="test", console=console, on_prediction=on_prediction
+    )
+    done = [row.slide_id for row in report.rows if row.status == "done"]
     clock.stop()
 
     demo = DemoReport(
         auc=report.metrics["auc"],
         auc_ci=(report.metrics["auc_low"], report.metrics["auc_high"]),
-        pointing=pointing(report, load_lesions(cohort)),
+        pointing=float(np.mean(hits)),
         seconds=seconds,
-        pictures=tuple(
-            results / HEATMAPS / f"{slide_id}.png" for slide_id in sorted(report.predictions)
-        ),
+        pictures=tuple(results / HEATMAPS / f"{slide_id}.png" for slide_id in done),
     )
     summary = {
         "auc": demo.auc,
@@ -118,7 +126,7 @@ def run_demo(
         "seconds": {**seconds, "total": sum(seconds.values())},
         "seed": seed,
         "method": method,
-        "held_out_slides": len(report.predictions),
+        "held_out_slides": len(done),
         "shortfalls": demo.shortfalls,
         "pictures": [str(path) for path in demo.pictures],
     }
@@ -126,17 +134,12 @@ def run_demo(
     return demo
 
 
-def pointing(report: PredictReport, lesions: dict[str, Lesions]) -> float:
-    """Part of the lesion slides whose most salient patch has its centre on the lesion."""
-    hits = []
-    for slide_id, prediction in report.predictions.items():
-        if slide_id not in lesions or not lesions[slide_id].lesions:
-            continue
-        grid, best = prediction.grid, prediction.most_salient
-        x0 = grid.coords[best, 0] + grid.patch_px0.x / 2
-        y0 = grid.coords[best, 1] + grid.patch_px0.y / 2
-        hits.append(lesions[slide_id].contains(x0, y0))
-    return float(np.mean(hits))
+def pointing(prediction: SlidePrediction, lesions: Lesions) -> bool:
+    """Whether the most salient patch has its centre on a lesion."""
+    grid, best = prediction.grid, prediction.most_salient
+    x0 = grid.coords[best, 0] + grid.patch_px0.x / 2
+    y0 = grid.coords[best, 1] + grid.patch_px0.y / 2
+    return bool(lesions.contains(x0, y0))
 
 
 def print_report(report: DemoReport, out: Path, console: Console) -> None:

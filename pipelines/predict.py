@@ -13,16 +13,14 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from pipelines.finished import ResultKey, finished_row, seal
+from pipelines.finished import finished_row, result_key, seal
 from pipelines.lock import run_lock
+from pipelines.predict_inputs import PatchesFrom, find_patches, part_of, require_fit
 from pipelines.progress import progress_bar
 from pipelines.record import RunRecord
 from pipelines.run_folder import SIDES, SPLITS, read_splits
-from pipelines.sentences import say
-from pipelines.tile import STATUS_FILE, tile_stage
-from wsi_hr.bags.bag_set import BagSet, stored_slides
-from wsi_hr.cohort.table import read_table
-from wsi_hr.errors import ConfigError, LabelError, StoreError, TrainingError, WsiHrError
+from wsi_hr.bags.bag_set import BagSet
+from wsi_hr.errors import ConfigError, LabelError, TrainingError, WsiHrError
 from wsi_hr.prediction.exports.tables import (
     PredictionRow,
     write_patch_scores,
@@ -30,7 +28,6 @@ from wsi_hr.prediction.exports.tables import (
 )
 from wsi_hr.prediction.heatmap import draw_heatmap, save_heatmap
 from wsi_hr.slide_prediction import SlidePrediction
-from wsi_hr.store.patch_store import STORE_SUFFIX
 from wsi_hr.training.metrics import auc_interval, slide_metrics
 from wsi_hr.training.run import TrainedRun, load_run, require_same_tiling
 
@@ -53,15 +50,6 @@ class PredictReport:
 
     rows: tuple[PredictionRow, ...]
     metrics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where patches come from, and the rows of slides that have none."""
-
-    bags: BagSet
-    slide_ids: tuple[str, ...]
-    others: tuple[PredictionRow, ...] = ()
 
 
 def predict_stage(
@@ -105,10 +93,10 @@ def predict_stage(
     torch.set_num_threads(run.config.train.threads or len(os.sched_getaffinity(0)))
     record = RunRecord("predict", run.config)
     with run_lock(out):
-        source = _find_patches(run, inputs, out, mpp_override, workers, console)
+        source = find_patches(run, inputs, out, mpp_override, workers, console)
         if split is not None:
-            source = _part(source, run_dir, split, console)
-        _require_fit(run, source)
+            source = part_of(source, run_dir, split, console)
+        require_fit(run, source)
         rows = _predict(run, source, out, heatmap_px, console, on_prediction)
         metrics = _held_out_metrics(run, run_dir, rows)
         record.write(
@@ -125,99 +113,9 @@ def predict_stage(
     return PredictReport(tuple(rows), metrics)
 
 
-def _find_patches(
-    run: TrainedRun,
-    inputs: Sequence[Path],
-    out: Path,
-    mpp_override: float | None,
-    workers: int | None,
-    console: Console | None,
-) -> _Source:
-    stores = [path for path in inputs if _is_store(path)]
-    if stores and len(inputs) > 1:
-        raise ConfigError(
-            f"{stores[0]}: is a store; give either one store, or slides, not several inputs"
-        )
-    if stores and stores[0].suffix == STORE_SUFFIX:
-        path = stores[0]
-        return _Source(BagSet(path.parent), (path.name.removesuffix(STORE_SUFFIX),))
-    if stores:
-        return _whole_store(stores[0])
-    folder = out / "store"
-    rows = tile_stage(
-        inputs,
-        folder,
-        run.config.tile,
-        mpp_override=mpp_override,
-        workers=workers,
-        console=console,
-    )
-    done = tuple(row["slide_id"] for row in rows if row["status"] == "done")
-    others = (row for row in rows if row["status"] != "done")
-    return _Source(
-        BagSet(folder),
-        done,
-        tuple(PredictionRow(row["slide_id"], row["status"], row["reason"]) for row in others),
-    )
-
-
-def _whole_store(folder: Path) -> _Source:
-    """All slides of a store, those of its status table that have no patches included."""
-    ids = tuple(stored_slides(folder))
-    table = folder / STATUS_FILE
-    status = {row["slide_id"]: row for row in read_table(table).rows} if table.is_file() else {}
-    others = []
-    for slide_id in status.keys() - set(ids):
-        row = status[slide_id]
-        if row["status"] == "done":
-            reason = f"its store is gone from {folder}; run wsi-hr tile again"
-            others.append(PredictionRow(slide_id, "failed", reason))
-        else:
-            others.append(PredictionRow(slide_id, row["status"], row["reason"]))
-    return _Source(BagSet(folder), ids, tuple(others))
-
-
-def _is_store(path: Path) -> bool:
-    """Whether ``path`` is a store folder, or a single slide's store in one."""
-    if not path.is_dir():
-        return False
-    if path.suffix == STORE_SUFFIX or (path / STATUS_FILE).is_file():
-        return True
-    return any(child.suffix == STORE_SUFFIX for child in path.iterdir())
-
-
-def _part(source: _Source, run_dir: Path, split: str, console: Console | None) -> _Source:
-    """The slides of one part of the run's splits."""
-    chosen = {row["slide_id"] for row in read_splits(run_dir) if row["split"] == split}
-    ids = tuple(slide_id for slide_id in source.slide_ids if slide_id in chosen)
-    others = tuple(row for row in source.others if row.slide_id in chosen)
-    num_absent = len(chosen) - len(ids) - len(others)
-    if num_absent == len(chosen):
-        raise ConfigError(
-            f"--split {split}: none of the given slides is in that part of {run_dir / SPLITS}"
-        )
-    if num_absent:
-        say(
-            console,
-            f"warning: {num_absent} of the {len(chosen)} {split} slides of the run are not given",
-        )
-    return _Source(source.bags, ids, others)
-
-
-def _require_fit(run: TrainedRun, source: _Source) -> None:
-    """Refuse a whole store that was cut for another model, by its first sound slide."""
-    for slide_id in source.slide_ids:
-        try:
-            tile = source.bags.store(slide_id).info.tile
-        except StoreError:
-            continue  # its row will say so
-        require_same_tiling(run.config.tile, tile, source.bags.folder)
-        return
-
-
 def _predict(
     run: TrainedRun,
-    source: _Source,
+    source: PatchesFrom,
     out: Path,
     heatmap_px: int | None,
     console: Console | None,
@@ -280,7 +178,7 @@ def _predict_slide(
     """
     bag, store = bags.open(slide_id), bags.store(slide_id)
     require_same_tiling(run.config.tile, store.info.tile, store.path)
-    key = ResultKey.of(run, store, max_px)
+    key = result_key(run, store, max_px)
     scores, heatmap = out / PATCHES / f"{slide_id}.csv", out / HEATMAPS / f"{slide_id}.png"
     if on_prediction is None:
         kept = finished_row(slide_id, heatmap, scores, key, run.classes)

@@ -1,0 +1,61 @@
+"""Slides that an earlier call of predict finished: their picture says what it was made from.
+
+The picture is a slide's last file, so where it stands the slide is finished; no other state is
+kept. Its text chunk ``wsi-hr`` holds the probabilities, the SHA-256 of the patch scores, and a key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from wsi_hr import __version__
+from wsi_hr.prediction.exports.tables import PredictionRow
+from wsi_hr.runtime import sha256_file
+from wsi_hr.store.manifest import MANIFEST_NAME
+from wsi_hr.store.patch_store import PatchStore
+from wsi_hr.training.run import TrainedRun
+
+_CHUNK = "wsi-hr"
+
+
+def result_key(run: TrainedRun, store: PatchStore, max_px: int) -> str:
+    """All that predicting ``store`` with ``run`` and drawing it ``max_px`` large depends on.
+
+    Equal keys mean equal predictions, patch scores and pictures.
+    """
+    facts = (
+        __version__,
+        run.digest,
+        run.method.encoder.device.type,
+        sha256_file(store.path / MANIFEST_NAME),  # it holds the digests of all other files
+        str(max_px),
+    )
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+
+def seal(picture: Image.Image, row: PredictionRow, scores: Path, key: str) -> None:
+    """Put into the picture's texts what :func:`finished_row` needs; ``scores`` is written."""
+    facts = {"key": key, "probs": row.probs, "num_patches": row.num_patches}
+    picture.info[_CHUNK] = json.dumps({**facts, "scores_sha256": sha256_file(scores)})
+
+
+def finished_row(
+    slide_id: str, heatmap: Path, scores: Path, key: str, classes: Sequence[str]
+) -> PredictionRow | None:
+    """The row of a slide whose files are there, whole, and made from the same; else None."""
+    try:
+        with Image.open(heatmap, formats=["PNG"]) as picture:
+            facts = json.loads(picture.info[_CHUNK])
+            picture.verify()
+        if facts["key"] != key or facts["scores_sha256"] != sha256_file(scores):
+            return None
+        probs = tuple(float(prob) for prob in facts["probs"])
+        predicted = classes[max(range(len(probs)), key=probs.__getitem__)]
+        return PredictionRow(slide_id, "done", "", probs, predicted, int(facts["num_patches"]))
+    except (OSError, SyntaxError, ValueError, LookupError, TypeError):
+        return None  # absent, damaged, or drawn by something else: made anew

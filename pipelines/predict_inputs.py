@@ -1,0 +1,137 @@
+"""What predict is given: a store, one slide's store, or slides that are tiled on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from pipelines.run_folder import SPLITS, read_splits
+from pipelines.sentences import say
+from pipelines.tile import STATUS_FILE, tile_stage
+from wsi_hr.bags.bag_set import BagSet, stored_slides
+from wsi_hr.cohort.table import read_table
+from wsi_hr.errors import ConfigError, StoreError
+from wsi_hr.prediction.exports.tables import PredictionRow
+from wsi_hr.store.patch_store import STORE_SUFFIX
+from wsi_hr.training.run import TrainedRun, require_same_tiling
+
+
+@dataclass(frozen=True)
+class PatchesFrom:
+    """Where patches come from.
+
+    Attributes:
+        bags: opens the slides.
+        slide_ids: slides that have a store, sound or not.
+        others: rows of the slides that have none.
+    """
+
+    bags: BagSet
+    slide_ids: tuple[str, ...]
+    others: tuple[PredictionRow, ...] = ()
+
+
+def find_patches(
+    run: TrainedRun,
+    inputs: Sequence[Path],
+    out: Path,
+    mpp_override: float | None,
+    workers: int | None,
+    console: Console | None,
+) -> PatchesFrom:
+    """Sort out what the inputs are; slides are tiled into ``out``/store as the run's were.
+
+    Raises:
+        WsiHrError: the inputs cannot be used at all.
+    """
+    stores = [path for path in inputs if _is_store(path)]
+    if stores and len(inputs) > 1:
+        raise ConfigError(
+            f"{stores[0]}: is a store; give either one store, or slides, not several inputs"
+        )
+    if stores and stores[0].suffix == STORE_SUFFIX:
+        path = stores[0]
+        return PatchesFrom(BagSet(path.parent), (path.name.removesuffix(STORE_SUFFIX),))
+    if stores:
+        return _whole_store(stores[0])
+    folder = out / "store"
+    rows = tile_stage(
+        inputs,
+        folder,
+        run.config.tile,
+        mpp_override=mpp_override,
+        workers=workers,
+        console=console,
+    )
+    done = tuple(row["slide_id"] for row in rows if row["status"] == "done")
+    others = (row for row in rows if row["status"] != "done")
+    return PatchesFrom(
+        BagSet(folder),
+        done,
+        tuple(PredictionRow(row["slide_id"], row["status"], row["reason"]) for row in others),
+    )
+
+
+def _whole_store(folder: Path) -> PatchesFrom:
+    """All slides of a store, those of its status table that have no patches included."""
+    ids = tuple(stored_slides(folder))
+    table = folder / STATUS_FILE
+    status = {row["slide_id"]: row for row in read_table(table).rows} if table.is_file() else {}
+    others = []
+    for slide_id in status.keys() - set(ids):
+        row = status[slide_id]
+        if row["status"] == "done":
+            reason = f"its store is gone from {folder}; run wsi-hr tile again"
+            others.append(PredictionRow(slide_id, "failed", reason))
+        else:
+            others.append(PredictionRow(slide_id, row["status"], row["reason"]))
+    return PatchesFrom(BagSet(folder), ids, tuple(others))
+
+
+def _is_store(path: Path) -> bool:
+    """Whether ``path`` is a store folder, or a single slide's store in one."""
+    if not path.is_dir():
+        return False
+    if path.suffix == STORE_SUFFIX or (path / STATUS_FILE).is_file():
+        return True
+    return any(child.suffix == STORE_SUFFIX for child in path.iterdir())
+
+
+def part_of(source: PatchesFrom, run_dir: Path, split: str, console: Console | None) -> PatchesFrom:
+    """The slides of one part of the run's splits.
+
+    Raises:
+        ConfigError: none of them is given.
+    """
+    chosen = {row["slide_id"] for row in read_splits(run_dir) if row["split"] == split}
+    ids = tuple(slide_id for slide_id in source.slide_ids if slide_id in chosen)
+    others = tuple(row for row in source.others if row.slide_id in chosen)
+    num_absent = len(chosen) - len(ids) - len(others)
+    if num_absent == len(chosen):
+        raise ConfigError(
+            f"--split {split}: none of the given slides is in that part of {run_dir / SPLITS}"
+        )
+    if num_absent:
+        say(
+            console,
+            f"warning: {num_absent} of the {len(chosen)} {split} slides of the run are not given",
+        )
+    return PatchesFrom(source.bags, ids, others)
+
+
+def require_fit(run: TrainedRun, source: PatchesFrom) -> None:
+    """Refuse a whole store that was cut for another model, by its first sound slide.
+
+    Raises:
+        CheckpointError: it was; with both values.
+    """
+    for slide_id in source.slide_ids:
+        try:
+            tile = source.bags.store(slide_id).info.tile
+        except StoreError:
+            continue  # its row will say so
+        require_same_tiling(run.config.tile, tile, source.bags.folder)
+        return

@@ -1,0 +1,237 @@
+"""Who may import whom, read off the source; and that each rule can be broken."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from pipelines.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Each room of wsi_hr may import the rooms of the rows above its own, and itself.
+FOUNDATION = ("errors", "config", "runtime", "geometry", "slide_prediction")
+ROWS = (
+    FOUNDATION,
+    ("slides", "store"),
+    ("tiling", "cohort"),
+    ("bags", "samplers"),
+    ("models",),
+    ("methods",),
+    ("training", "prediction"),
+)
+# Synthetic slides are made from the foundation alone, and the library does not live on them.
+TESTING = "testing"
+
+# One library, one door: who may import it, as beginnings of paths.
+DOORS = {
+    "openslide": ("wsi_hr/slides/", "pipelines/doctor.py"),  # which looks whether it loads
+    "tifffile": ("wsi_hr/slides/", "wsi_hr/testing/", "wsi_hr/prediction/exports/"),
+    "zarr": ("wsi_hr/store/",),
+    "timm": ("wsi_hr/models/encoder.py",),
+    "torch": ("wsi_hr/models/", "wsi_hr/methods/", "wsi_hr/training/", "pipelines/"),
+    "dask": ("pipelines/",),
+    "distributed": ("pipelines/",),
+    "typer": ("pipelines/",),
+    "rich": ("pipelines/",),
+}
+VAGUE = {"utils", "util", "common", "helpers", "misc"}
+
+
+def violations(root: Path) -> list[str]:
+    """Every breach of the rules in the packages under ``root``, one sentence each."""
+    found = []
+    for path in sorted([*root.glob("wsi_hr/**/*.py"), *root.glob("pipelines/**/*.py")]):
+        where = path.relative_to(root).as_posix()
+        if path.stem in VAGUE or VAGUE & set(path.relative_to(root).parent.parts):
+            found.append(f"{where}: names no subject")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for line, module in imported(tree):
+            problem = problem_of(where, module)
+            if problem:
+                found.append(f"{where}:{line}: {problem}")
+        if where.startswith("wsi_hr/"):
+            found += [f"{where}:{line}: the library prints" for line in prints(tree)]
+    return found
+
+
+def imported(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything a file imports, also inside functions and by name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and called(node) in ("import_module", "__import__"):
+            for argument in node.args[:1]:
+                if isinstance(argument, ast.Constant):
+                    yield node.lineno, str(argument.value)
+
+
+def prints(tree: ast.Module) -> Iterator[int]:
+    """Lines that call ``print`` or write to the process's own streams."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and (
+            called(node) == "print"
+            or ast.unparse(node.func) in ("sys.stdout.write", "sys.stderr.write")
+        ):
+            yield node.lineno
+
+
+def called(node: ast.Call) -> str:
+    return ast.unparse(node.func).rsplit(".", 1)[-1]
+
+
+def problem_of(where: str, module: str) -> str | None:
+    """Why the file at ``where`` may not import ``module``; None: it may."""
+    if module.startswith("."):
+        return "a relative import: write the whole name"
+    package, _, rest = module.partition(".")
+    if package in DOORS and not where.startswith(DOORS[package]):
+        return f"imports {package}, which belongs to {' and '.join(DOORS[package])}"
+    if not where.startswith("wsi_hr/"):
+        return None
+    if package == "pipelines":
+        return "the library imports the application"
+    if package != "wsi_hr":
+        return None
+    own, other = room_of(where), rest.split(".")[0]
+    if other == TESTING and own != TESTING:
+        return "the library imports its testing package"
+    if own is None or other not in RANK or own == other:
+        return None
+    if RANK[other] < RANK[own] or (own in FOUNDATION and other in FOUNDATION):
+        return None
+    return f"{own} imports {other}, which is not below it"
+
+
+RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
+RANK[TESTING] = 1
+
+
+def room_of(where: str) -> str | None:
+    """``wsi_hr/slides/open.py`` is in ``slides``, ``wsi_hr/errors.py`` is ``errors``."""
+    name = Path(where).parts[1].removesuffix(".py")
+    return None if name == "__init__" else name
+
+
+def test_the_real_tree_keeps_the_rules() -> None:
+    assert violations(ROOT) == []
+
+
+def test_every_room_has_its_place() -> None:
+    rooms = {
+        path.stem
+        for path in (ROOT / "wsi_hr").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    assert rooms - {"__init__"} == set(RANK)
+
+
+@pytest.mark.parametrize(
+    ("where", "source", "sentence"),
+    [
+        ("wsi_hr/slides/a.py", "from wsi_hr.store.shards import x", "slides imports store"),
+        ("wsi_hr/slides/a.py", "import wsi_hr.tiling.tile", "slides imports tiling"),
+        ("wsi_hr/store/a.py", "from wsi_hr import bags", "store imports bags"),
+        ("wsi_hr/prediction/a.py", "from wsi_hr.training.run import x", "prediction imports train"),
+        ("wsi_hr/models/a.py", "def f():\n    from wsi_hr.methods import x", "models imports meth"),
+        ("wsi_hr/geometry.py", "from wsi_hr.slides.mpp import x", "geometry imports slides"),
+        ("wsi_hr/testing/a.py", "from wsi_hr.slides.open import x", "testing imports slides"),
+        ("wsi_hr/methods/a.py", "from wsi_hr.testing.svs import x", "imports its testing package"),
+        ("wsi_hr/training/a.py", "import pipelines.cli", "imports the application"),
+        ("wsi_hr/training/a.py", "from pipelines import lock", "imports the application"),
+        ("wsi_hr/bags/a.py", "import torch", "imports torch"),
+        ("wsi_hr/samplers/a.py", "from torch import Tensor", "imports torch"),
+        ("wsi_hr/tiling/a.py", "import openslide", "imports openslide"),
+        ("wsi_hr/store/a.py", "from tifffile import imread", "imports tifffile"),
+        ("wsi_hr/bags/a.py", "import importlib\nimportlib.import_module('zarr')", "imports zarr"),
+        ("pipelines/a.py", "import zarr.codecs", "imports zarr"),
+        ("wsi_hr/models/heads.py", "import timm", "imports timm"),
+        ("wsi_hr/slides/a.py", "import dask", "imports dask"),
+        ("wsi_hr/cohort/a.py", "from rich.console import Console", "imports rich"),
+        ("wsi_hr/errors.py", "from .config import x", "a relative import"),
+        ("wsi_hr/tiling/a.py", "print('done')", "the library prints"),
+        ("wsi_hr/tiling/a.py", "import sys\nsys.stdout.write('done')", "the library prints"),
+        ("wsi_hr/utils.py", "", "names no subject"),
+        ("pipelines/common.py", "", "names no subject"),
+        ("wsi_hr/slides/utils/a.py", "", "names no subject"),
+    ],
+)
+def test_a_planted_breach_is_found(tmp_path: Path, where: str, source: str, sentence: str) -> None:
+    path = tmp_path / where
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    (breach,) = violations(tmp_path)
+    assert sentence in breach
+
+
+@pytest.mark.parametrize(
+    ("where", "source"),
+    [
+        ("wsi_hr/tiling/a.py", "from wsi_hr.slides.open import open_slide"),
+        ("wsi_hr/slides/a.py", "import openslide\nimport tifffile\nfrom wsi_hr.slides import b"),
+        ("wsi_hr/config.py", "from wsi_hr.geometry import PatchSpec"),
+        ("wsi_hr/store/a.py", "from wsi_hr import __version__\nimport zarr"),
+        ("wsi_hr/models/encoder.py", "import timm\nimport torch"),
+        ("wsi_hr/training/a.py", "import torch\nfrom wsi_hr.samplers import build_sampler"),
+        ("pipelines/a.py", "import typer\nimport torch\nfrom wsi_hr.testing import svs\nprint(1)"),
+    ],
+)
+def test_what_is_allowed_is_let_through(tmp_path: Path, where: str, source: str) -> None:
+    path = tmp_path / where
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    assert violations(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("pipelines.cli", {"torch", "zarr", "openslide", "tifffile", "dask", "distributed"}),
+        ("pipelines.tile", {"torch", "timm"}),
+        ("wsi_hr.tiling.tile", {"torch", "timm", "dask", "distributed"}),
+        ("wsi_hr.slides.isolate_server", {"torch", "zarr", "openslide", "dask"}),
+    ],
+)
+def test_what_a_module_does_not_load(module: str, heavy: set[str]) -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert module in loaded
+    assert heavy & set(loaded) == set()
+
+
+COMMANDS = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself(command: str) -> None:
+    for flag in ("--help", "-h"):
+        shown = CliRunner().invoke(app, [command, flag])
+        assert shown.exit_code == 0
+        assert f"Example: wsi-hr {command}" in shown.output
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_option_and_command_has_its_sentence(command: str) -> None:
+    assert COMMANDS[command].help
+    unexplained = [p.name for p in COMMANDS[command].params if not getattr(p, "help", None)]
+    assert unexplained == []
+
+
+def test_the_program_explains_itself() -> None:
+    shown = CliRunner().invoke(app, ["--help"])
+    assert shown.exit_code == 0
+    assert [name for name in COMMANDS if name not in shown.output] == []
