@@ -89,6 +89,8 @@ def predict_stage(
     """
     if split is not None and split not in SIDES:
         raise ConfigError(f"--split {split}: the splits of a run are {', '.join(SIDES)}")
+    if out.resolve() in {path.resolve() for path in (run_dir, *inputs)}:
+        raise ConfigError(f"-o {out}: is what is read here; choose a folder of its own")
     run = load_run(run_dir, device=device)
     torch.set_num_threads(run.config.train.threads or len(os.sched_getaffinity(0)))
     record = RunRecord("predict", run.config)

@@ -52,6 +52,11 @@ def find_patches(
         raise ConfigError(
             f"{stores[0]}: is a store; give either one store, or slides, not several inputs"
         )
+    if stores and mpp_override is not None:
+        raise ConfigError(
+            f"--mpp-override {mpp_override:g}: {stores[0]} is tiled already, so it would have no "
+            "effect; give it to wsi-hr tile, or give wsi-hr predict the slides"
+        )
     if stores and stores[0].suffix == STORE_SUFFIX:
         path = stores[0]
         return PatchesFrom(BagSet(path.parent), (path.name.removesuffix(STORE_SUFFIX),))

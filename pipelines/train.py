@@ -20,7 +20,7 @@ from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.labels import Labels, load_labels
 from wsi_hr.cohort.splits import make_splits
 from wsi_hr.config import Config, TileConfig
-from wsi_hr.errors import StoreError, WsiHrError
+from wsi_hr.errors import ConfigError, StoreError, WsiHrError
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import Method
 from wsi_hr.models.encoder import build_encoder
@@ -67,6 +67,8 @@ def train_stage(
     Raises:
         WsiHrError: labels, splits, settings or stores that cannot be trained on.
     """
+    if run_dir.resolve() == store.resolve():
+        raise ConfigError(f"-o {run_dir}: is the store; choose a folder of its own for the run")
     slide_ids = stored_slides(store)
     if not slide_ids:
         raise StoreError(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines.cli import main
@@ -20,12 +21,14 @@ from pipelines.settings import resolve
 from pipelines.tile import tile_stage
 from pipelines.train import LabelsSource, train_stage
 from wsi_hr.config import Config, resolve_config
+from wsi_hr.geometry import Size
 from wsi_hr.runtime import sha256_file
 from wsi_hr.testing.cohort import make_cohort
+from wsi_hr.testing.svs import TILE_PX, write_svs
 
 SETTINGS = {
     "seed": 3,
-    "encoder": {"name": "test_resnet"},
+    "encoder": {"name": "test_resnet", "chunk": 32},
     "method": {"num_salient": 4, "num_sub_salient": 4, "explore_patches": 6},
     "train": {"epochs": 2, "batch_size": 2, "lr": 1e-3, "device": "cpu", "threads": 1},
     "predict": {"heatmap_px": 300},
@@ -206,3 +209,17 @@ def start(_forge, tmp_path) -> Iterator[Callable[..., Command]]:
         if command.code is None:
             command.send(signal.SIGKILL)
             command.wait()
+
+
+@pytest.fixture(scope="session")
+def odd_slides(cohort, tmp_path_factory) -> Path:
+    """Three good slides of strange names, one of bare glass, one broken, one named twice."""
+    folder = tmp_path_factory.mktemp("odd")
+    for name, number in (("=cmd", 1), ("a b ü😐", 2), ("007", 3)):
+        shutil.copy(cohort / f"slides/slide_00{number}.svs", folder / f"{name}.svs")
+    glass = np.full((1, TILE_PX, TILE_PX, 3), 244, np.uint8)
+    size = Size(2048, 2048)
+    write_svs(folder / "blank.svs", size=size, mpp=0.5, tile_at=lambda _: None, glass=glass)
+    (folder / "broken.svs").write_text("<html>")
+    (folder / "link.svs").symlink_to(folder / "007.svs")
+    return folder

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from wsi_hr.geometry import Size
+from wsi_hr.geometry import Point, Size
 from wsi_hr.slides.open import open_slide
 from wsi_hr.testing.coordinate_slide import decode_cells, write_coordinate_slide
 
@@ -51,3 +51,16 @@ def test_a_ribbon_keeps_at_least_one_px(tmp_path, noise):
     tifffile.imwrite(path, noise[:2, :700], photometric="rgb")
     with open_slide(path) as slide:
         assert slide.thumbnail(100).shape == (1, 100, 3)
+
+
+@pytest.mark.parametrize(("max_px", "edge"), [(1024, 1024), (1600, 1024), (900, 900), (400, 256)])
+def test_a_level_that_nearly_fits_is_taken_as_it_is(tmp_path, max_px, edge):
+    path = tmp_path / "x.tif"
+    write_coordinate_slide(path, size=Size(4096, 2048), levels=(1, 4, 16), cell=256)
+    with open_slide(path) as slide:
+        thumbnail = slide.thumbnail(max_px)
+        assert thumbnail.shape == (edge // 2, edge, 3)
+        if edge in (1024, 256):
+            level = {1024: 1, 256: 2}[edge]
+            own, _ = slide.read_region(Point(0, 0), level, Size(edge, edge // 2))
+            assert np.array_equal(thumbnail, own)

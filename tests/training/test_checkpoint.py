@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import resource
+import signal
 
 import pytest
 import torch
@@ -92,6 +94,31 @@ def test_weights_of_another_model_are_refused(saved) -> None:
     _, _, path = saved
     with pytest.raises(CheckpointError, match="do not fit"):
         restore_model(nn.Linear(3, 4), load_checkpoint(path), path)
+
+
+def test_a_misfit_names_the_weights_in_one_line(saved) -> None:
+    _, _, path = saved
+    with pytest.raises(CheckpointError) as caught:
+        restore_model(nn.Sequential(nn.Linear(3, 5)), load_checkpoint(path), path)
+    assert "0.weight" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_disk_that_is_full_is_one_sentence(saved, monkeypatch) -> None:
+    """A limit on the size of files stands for a disk without room."""
+    _, _, path = saved
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="cannot be written.*make room"):
+            save_checkpoint(path, Checkpoint({"a": torch.zeros(100_000)}, {}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def test_a_failed_save_keeps_the_old_file(saved) -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from wsi_hr.training.metrics import auc_interval, slide_metrics
+from wsi_hr.training.metrics import auc, auc_interval, slide_metrics
 
 
 def test_two_classes() -> None:
@@ -14,6 +14,26 @@ def test_two_classes() -> None:
     assert metrics["auc"] == pytest.approx(0.75)
     assert metrics["accuracy"] == pytest.approx(0.5)
     assert metrics["loss"] == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.3]).mean())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_is_the_part_of_pairs_in_order(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    score = rng.integers(0, 6, 30) / 6  # with ties
+    labels = rng.permutation(np.arange(30) % 3 == 0).astype(int)
+    pairs = [
+        1.0 if p > n else 0.5 if p == n else 0.0
+        for p in score[labels == 1]
+        for n in score[labels == 0]
+    ]
+    assert auc(np.stack([1 - score, score], 1), labels) == pytest.approx(np.mean(pairs))
+
+
+def test_auc_of_three_classes_is_the_mean_over_those_that_occur() -> None:
+    probs = np.array([[0.8, 0.1, 0.1], [0.5, 0.4, 0.1], [0.6, 0.1, 0.3], [0.2, 0.3, 0.5]])
+    labels = np.array([0, 0, 2, 2])
+    # class 0: 0.8 > 0.6, 0.2; 0.5 > 0.2 only: 3 of 4 pairs. Class 2: all 4.
+    assert auc(probs, labels) == pytest.approx((3 / 4 + 1) / 2)
 
 
 def test_balanced_accuracy_weighs_classes_evenly_also_when_one_is_never_predicted() -> None:

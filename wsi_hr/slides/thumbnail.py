@@ -18,8 +18,10 @@ _BLOCK_PX = 2048  # edge of one read, px of the level: 16 MB
 def draw_thumbnail(slide: Slide, max_px: int) -> UInt8Array:
     """The whole level-0 frame u8[h, w, 3], its longest edge at most ``max_px``.
 
-    Areas are averaged from the coarsest level that is large enough, block by block. A slide that
-    is smaller than ``max_px`` comes out at its own size.
+    A level whose longest edge is between half of ``max_px`` and ``max_px`` is taken as it is: what
+    lies above it may be sixteen times as much to read. Otherwise areas are averaged from the
+    coarsest level that is large enough, block by block. A slide that is smaller than ``max_px``
+    comes out at its own size.
 
     Raises:
         SlideError: a part of the slide cannot be read.
@@ -30,6 +32,9 @@ def draw_thumbnail(slide: Slide, max_px: int) -> UInt8Array:
     whole = slide.level_dimensions[0]
     scale = min(1.0, max_px / max(whole))
     size = Size(max(1, nearest(whole.w * scale)), max(1, nearest(whole.h * scale)))
+    fitting = [own for own in slide.level_dimensions if max_px / 2 <= max(own) <= max_px]
+    if fitting:
+        size = max(fitting)
     level = max(
         (
             k

@@ -1,0 +1,321 @@
+"""Settings: precedence, refusals that name the way out, and the way to YAML and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from wsi_hr.config import (
+    Config,
+    DBPSConfig,
+    PatchGDConfig,
+    TileConfig,
+    dump_config,
+    load_recipe,
+    resolve_config,
+)
+from wsi_hr.errors import ConfigError
+
+
+def refusal(recipe: dict | None = None, options: dict | None = None, *assignments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(recipe, options, assignments)
+    return str(caught.value)
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    assert resolve_config() == Config()  # pyright: ignore[reportCallIssue]
+
+
+def test_later_sources_win() -> None:
+    recipe = {"seed": 1, "train": {"epochs": 2, "lr": 0.1, "batch_size": 8}}
+    options = {"seed": None, "train.epochs": 3, "train.lr": 0.2, "tile.mpp": None}
+    config = resolve_config(recipe, options, ["train.lr=0.3", "train.lr=0.4"])
+    assert config.seed == 1
+    assert config.train.batch_size == 8
+    assert config.train.epochs == 3
+    assert config.train.lr == 0.4
+    assert config.tile.mpp == TileConfig().mpp  # pyright: ignore[reportCallIssue]
+
+
+def test_sources_are_not_written_to() -> None:
+    recipe = {"method": {"name": "dbps", "num_salient": 5}, "train": {"epochs": 2}}
+    resolve_config(recipe, {"method.name": "patchgd"}, ["train.epochs=9"])
+    assert recipe == {"method": {"name": "dbps", "num_salient": 5}, "train": {"epochs": 2}}
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = resolve_config()
+    with pytest.raises(ValidationError):
+        config.train.epochs = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("method.accumulate=null", None),
+        ("method.accumulate=4", 4),
+        ("method.head=cnn", "cnn"),
+        (" method.head =cnn", "cnn"),
+        ("method.sample=1e-1", 0.1),
+    ],
+)
+def test_assigned_values_are_yaml(text: str, value: object) -> None:
+    config = resolve_config(None, {"method.name": "patchgd"}, [text])
+    assert getattr(config.method, text.split("=")[0].strip().split(".")[1]) == value
+
+
+def test_a_value_may_hold_an_equals_sign() -> None:
+    config = resolve_config(None, None, ["encoder.weights=/data/a=b.safetensors"])
+    assert config.encoder.weights == "/data/a=b.safetensors"
+
+
+class TestMethod:
+    """The settings of the method are told apart by its name."""
+
+    DBPS = {"method": {"name": "dbps", "scan_chunk": 500, "num_salient": 100}}
+
+    def test_another_method_drops_what_the_recipe_set_for_its_own(self) -> None:
+        for options, assignments in (
+            ({"method.name": "patchgd"}, []),
+            ({}, ["method.name=patchgd"]),
+            ({}, ["method={name: patchgd}"]),
+            ({"method.name": "dbps"}, ["method.name=patchgd"]),
+        ):
+            assert resolve_config(self.DBPS, options, assignments).method == PatchGDConfig()  # pyright: ignore[reportCallIssue]
+
+    def test_the_same_method_keeps_them(self) -> None:
+        config = resolve_config(self.DBPS, {"method.name": "dbps"}, ["method.heads=4"])
+        assert isinstance(config.method, DBPSConfig)
+        assert (config.method.scan_chunk, config.method.heads) == (500, 4)
+
+    def test_a_recipe_without_a_name_means_the_default_method(self) -> None:
+        recipe = {"method": {"scan_chunk": 7}}
+        config = resolve_config(recipe)
+        assert isinstance(config.method, DBPSConfig)
+        assert config.method.scan_chunk == 7
+        switched = resolve_config(recipe, {"method.name": "patchgd"})
+        assert switched.method == PatchGDConfig()  # pyright: ignore[reportCallIssue]
+
+    def test_what_the_user_sets_beside_the_switch_stays_whatever_the_order(self) -> None:
+        texts = ["method.num_salient=7", "method.name=patchgd"]
+        for assignments in (texts, texts[::-1]):
+            config = resolve_config(self.DBPS, None, assignments)
+            assert isinstance(config.method, PatchGDConfig)
+            assert config.method.num_salient == 7
+
+    def test_a_setting_of_the_other_method_is_refused_as_such(self) -> None:
+        said = refusal(self.DBPS, {"method.name": "patchgd"}, "method.scan_chunk=3")
+        assert said == "method.scan_chunk: a setting of dbps, not of patchgd"
+        assert "a setting of patchgd, not of dbps" in refusal(None, None, "method.head=cnn")
+
+    def test_another_encoder_keeps_its_weights_setting(self) -> None:
+        """Dropping it would train from scratch without a word."""
+        recipe = {"encoder": {"name": "resnet50", "weights": "pretrained", "freeze_bn": True}}
+        encoder = resolve_config(recipe, {"encoder.name": "resnet18"}).encoder
+        assert (encoder.name, encoder.weights, encoder.freeze_bn) == (
+            "resnet18",
+            "pretrained",
+            True,
+        )
+
+
+@pytest.mark.parametrize(
+    ("assignment", "nearest"),
+    [
+        ("train.epoch=3", "train.epochs"),
+        ("epochs=3", "train.epochs"),
+        ("trian.epochs=3", "train"),
+        ("method.num_salients=3", "method.num_salient"),
+        ("tile.patchsize=64", "tile.patch_size"),
+        ("encoder.freezebn=true", "encoder.freeze_bn"),
+        ("sampler.dropp=0.1", "sampler.drop"),
+        ("sed=1", "seed"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(assignment: str, nearest: str) -> None:
+    key = assignment.split("=")[0]
+    said = refusal(None, None, assignment)
+    assert said.endswith(f"unknown setting; the nearest known one is {nearest}")
+    assert said.startswith(key.split(".")[0])
+
+
+def test_a_key_that_resembles_nothing_tells_where_to_look() -> None:
+    assert refusal(None, None, "zzzzzz=3") == "zzzzzz: unknown setting; wsi-hr show lists them"
+
+
+def test_a_recipe_is_checked_like_an_option() -> None:
+    assert "train.epochs" in refusal({"train": {"epoch": 3}})
+    assert refusal({"train": 5}).startswith("train: ")
+    assert refusal({1: 5}).startswith("1: ")  # pyright: ignore[reportArgumentType]
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    said = refusal({"train": {"epoch": 3}, "tile": {"mpp": -1}, "seed": "x"})
+    assert said.count(";") >= 3
+    for key in ("train.epoch:", "tile.mpp:", "seed:"):
+        assert key in said
+
+
+@pytest.mark.parametrize(
+    ("assignment", "where", "got"),
+    [
+        ("train.epochs=many", "train.epochs", "'many'"),
+        ("train.epochs=2.5", "train.epochs", "2.5"),
+        ("train.epochs=0", "train.epochs", "0"),
+        ("train.lr=.nan", "train.lr", "nan"),
+        ("tile.mpp=0", "tile.mpp", "0"),
+        ("tile.mpp={a: 1}", "tile.mpp", "{'a': 1}"),
+        ("method.num_salient=0", "method.num_salient", "0"),
+        ("method.dropout=1", "method.dropout", "1"),
+        ("encoder.name=[resnet18]", "encoder.name", "['resnet18']"),
+        ("sampler.drop=1", "sampler.drop", "1"),
+        ("seed=-1", "seed", "-1"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused(assignment: str, where: str, got: str) -> None:
+    said = refusal(None, None, assignment)
+    assert said.startswith(f"{where}: ")
+    assert said.endswith(f"(got {got})")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("method.name=foo", "method: "),
+        ("method=dbps", "method: "),
+        ("tile.segmenter=foo", "tile.segmenter: Input should be 'saturation_otsu'"),
+        ("train", "--set train: expected key=value"),
+        ("train.lr={", "--set train.lr={: the value is not YAML"),
+        ("seed.x.y=1", "seed: "),
+    ],
+)
+def test_what_makes_no_sense_is_refused(assignment: str, said: str) -> None:
+    assert refusal(None, None, assignment).startswith(said)
+
+
+def test_a_value_has_no_settings_below_it() -> None:
+    assert "it has no settings below it" in refusal({"seed": 3}, None, "seed.x=1")
+
+
+def test_a_split_must_leave_something_to_train_on() -> None:
+    assert "leave something to train on" in refusal(None, None, "split.val=0.6", "split.test=0.4")
+    assert resolve_config(None, None, ["split.val=0", "split.test=0"]).split.test == 0
+
+
+def test_stride_is_the_patch_size_unless_set() -> None:
+    assert resolve_config(None, {"tile.patch_size": 96}).tile.spec().stride_px == 96
+    spec = resolve_config(None, {"tile.patch_size": 96}, ["tile.stride=48"]).tile.spec()
+    assert (spec.patch_px, spec.stride_px) == (96, 48)
+
+
+_fractions = st.floats(0, 0.499)
+_positive = st.floats(1e-12, 1e6)
+_counts = st.integers(1, 10**6)
+_texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+_dbps = st.fixed_dictionaries(
+    {"name": st.just("dbps")},
+    optional={
+        "num_salient": _counts,
+        "positions": st.booleans(),
+        "explore": st.sampled_from(["none", "random", "half_sampled"]),
+        "dropout": _fractions,
+    },
+)
+_patchgd = st.fixed_dictionaries(
+    {"name": st.just("patchgd")},
+    optional={"accumulate": st.none() | _counts, "sample": st.floats(1e-9, 1)},
+)
+_recipes = st.fixed_dictionaries(
+    {},
+    optional={
+        "seed": st.integers(0, 2**63),
+        "tile": st.fixed_dictionaries(
+            {},
+            optional={
+                "mpp": st.floats(1e-6, 100),
+                "stride": st.none() | _counts,
+                "deadline_s": _positive | st.just(float("inf")),
+                "codec": st.sampled_from(["jpeg", "raw"]),
+            },
+        ),
+        "encoder": st.fixed_dictionaries({}, optional={"name": _texts, "weights": _texts}),
+        "method": _dbps | _patchgd,
+        "train": st.fixed_dictionaries(
+            {}, optional={"lr": _positive, "clip_norm": st.none() | _positive, "device": _texts}
+        ),
+        "split": st.fixed_dictionaries({}, optional={"val": _fractions, "test": _fractions}),
+    },
+)
+
+
+@given(_recipes)
+@settings(max_examples=100, deadline=None)
+def test_what_is_dumped_loads_as_the_same(tmp_path_factory, recipe: dict) -> None:
+    config = resolve_config(recipe)
+    path = tmp_path_factory.getbasetemp() / "recipe.yaml"
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert resolve_config(load_recipe(path)) == config
+
+
+@given(_recipes)
+@settings(max_examples=50, deadline=None)
+def test_a_recipe_says_what_its_settings_say_one_by_one(recipe: dict) -> None:
+    given_: dict = {}
+    for section, value in recipe.items():
+        if isinstance(value, dict):
+            given_ |= {f"{section}.{key}": inner for key, inner in value.items()}
+        else:
+            given_[section] = value
+    empty = [f"{key}=null" for key, value in given_.items() if value is None]
+    assert resolve_config(None, given_, empty) == resolve_config(recipe)
+
+
+def _models(model: type[BaseModel]) -> list[type[BaseModel]]:
+    found = [model]
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += _models(field.annotation)
+    return found
+
+
+@pytest.mark.parametrize(
+    "model", [*_models(Config), DBPSConfig, PatchGDConfig], ids=lambda model: model.__name__
+)
+def test_every_setting_is_described(model: type[BaseModel]) -> None:
+    sections = {*Config.model_fields} - {"seed"}
+    undescribed = [
+        name
+        for name, field in model.model_fields.items()
+        if not field.description and name != "name" and not (model is Config and name in sections)
+    ]
+    assert undescribed == []
+
+
+class TestLoadRecipe:
+    """A recipe is a mapping in a YAML file, and data only."""
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (b"", "a recipe is a mapping"),
+            (b"- train", "a recipe is a mapping"),
+            (b"train: {epochs: 3", "not valid YAML"),
+            (b"\xff\xfe\xfa", "cannot be read"),
+            (b"train: !!python/object/apply:os.system ['false']", "not valid YAML"),
+        ],
+    )
+    def test_anything_else_is_refused(self, tmp_path: Path, content: bytes, said: str) -> None:
+        path = tmp_path / "recipe.yaml"
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=said) as caught:
+            load_recipe(path)
+        assert str(caught.value).startswith(str(path))
+
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="absent.yaml: the recipe cannot be read"):
+            load_recipe(tmp_path / "absent.yaml")
