@@ -115,16 +115,13 @@ def tile(
     patch_size: PatchSize = None,
     mpp_override: MppOverride = None,
     workers: Workers = None,
-    seed: Seed = None,
     recipe: Recipe = None,
     assignments: Assignments = None,
 ) -> None:
     """Cut slides into patch stores with tissue masks; every slide ends in STORE/status.csv."""
     from pipelines.tile import tile_stage
 
-    config = _resolve(
-        recipe, {"seed": seed, "tile.mpp": mpp, "tile.patch_size": patch_size}, assignments
-    )
+    config = _resolve(recipe, {"tile.mpp": mpp, "tile.patch_size": patch_size}, assignments)
     console = _stdout()
     rows = tile_stage(
         slides,

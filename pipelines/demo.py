@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from pipelines.predict import HEATMAPS, predict_stage
+from pipelines.sentences import say
 from pipelines.settings import resolve
 from pipelines.tile import tile_stage
 from pipelines.train import LabelsSource, train_stage
@@ -156,8 +157,7 @@ def print_report(report: DemoReport, out: Path, console: Console) -> None:
         f"summary        {out / SUMMARY}",
     ]
     lines += [f"FELL SHORT     {text}" for text in report.shortfalls]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say(console, *lines)
 
 
 class _Clock:
@@ -171,8 +171,7 @@ class _Clock:
 
     def start(self, stage: str, sentence: str) -> None:
         self.stop()
-        if self._console is not None:
-            self._console.print(f"[{stage}] {sentence}", highlight=False, markup=False)
+        say(self._console, f"[{stage}] {sentence}")
         self._stage, self._since = stage, time.perf_counter()
 
     def stop(self) -> None:

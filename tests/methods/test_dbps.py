@@ -212,7 +212,9 @@ def test_class_weights_weigh() -> None:
     tilted = DBPS(config, encoder, [0.5, 3.0])
     each = [even.train_bags([b], Recorder(even), context()) for b in bags]
     got = tilted.train_bags(bags, Recorder(tilted), context())
-    assert got == pytest.approx((0.5 * each[0] + 3.0 * each[1]) / 3.5, rel=1e-5)
+    assert got == pytest.approx((0.5 * each[0] + 3.0 * each[1]) / 2, rel=1e-5)
+    alone = tilted.train_bags(bags[:1], Recorder(tilted), context())
+    assert alone == pytest.approx(0.5 * each[0], rel=1e-5)
 
 
 def test_positions_tell_equal_patches_apart() -> None:

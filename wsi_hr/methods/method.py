@@ -77,9 +77,14 @@ class Method(nn.Module, ABC):
         """Predict one bag: all patches visited, deterministic, nothing learned."""
 
     def _loss(self, logits_BC: Tensor, bags: Sequence[Bag]) -> Tensor:
-        """Cross-entropy, mean over slides (weighted by class where weights are set)."""
+        """Cross-entropy times the weight of the slide's class, mean over slides.
+
+        Divided by B, not by the sum of weights as torch does it: that would undo the weights in a
+        batch of one slide or one class.
+        """
         labels = torch.tensor([_label(bag) for bag in bags], device=logits_BC.device)
-        return nn.functional.cross_entropy(logits_BC, labels, weight=self.class_weights)
+        each_B = nn.functional.cross_entropy(logits_BC, labels, reduction="none")
+        return (each_B * self.class_weights.to(each_B.dtype)[labels]).mean()
 
 
 def _label(bag: Bag) -> int:

@@ -41,18 +41,10 @@ def slide_metrics(probs_NC: FloatArray, labels_N: npt.NDArray[np.integer]) -> di
 
 def auc(probs_NC: FloatArray, labels_N: npt.NDArray[np.integer]) -> float:
     """Area under the ROC curve; see :func:`slide_metrics` for more than two classes."""
-    if probs_NC.shape[1] == 2:
-        return _separation(probs_NC[:, 1], labels_N == 1)
-    return float(np.mean([_separation(probs_NC[:, c], labels_N == c) for c in np.unique(labels_N)]))
+    from sklearn.metrics import roc_auc_score  # a second or more to import: not for every command
 
-
-def _separation(scores_N: FloatArray, positive_N: npt.NDArray[np.bool_]) -> float:
-    """How often a positive scores above a negative, a tie counting half (Mann and Whitney)."""
-    _, group, count = np.unique(scores_N, return_inverse=True, return_counts=True)
-    rank_N = (np.cumsum(count) - (count - 1) / 2)[group]
-    num_positive = int(positive_N.sum())
-    num_pairs = num_positive * (len(positive_N) - num_positive)
-    return float(rank_N[positive_N].sum() - num_positive * (num_positive + 1) / 2) / num_pairs
+    classes = [1] if probs_NC.shape[1] == 2 else np.unique(labels_N)
+    return float(np.mean([roc_auc_score(labels_N == c, probs_NC[:, c]) for c in classes]))
 
 
 def auc_interval(value: float, num_positive: int, num_negative: int) -> Interval:
