@@ -35,7 +35,7 @@ TILE_FILE = "tile.json"
 RUN_LIMITS = frozenset({"deadline_s", "memory_gib", "max_unreadable"})
 """Settings that decide whether a slide comes out, not what comes out: they may change."""
 
-OVERRIDE_SOURCE = "--mpp-override"
+OVERRIDE_SOURCE = "mpp-override"
 MANIFEST_SOURCE = "manifest"
 
 

@@ -58,7 +58,7 @@ class Mpp:
         x: um/px along x.
         y: um/px along y.
         source: where the value was found, e.g. ``openslide.mpp-x``, ``tiff.resolution``,
-            ``manifest`` or ``--mpp-override``.
+            ``manifest`` or ``mpp-override``.
     """
 
     x: float

@@ -67,7 +67,7 @@ def test_the_sha256_is_that_of_the_bytes_on_request(tmp_path):
 def test_an_override_is_shown_as_such(tmp_path):
     path = tmp_path / "a.tif"
     write_coordinate_slide(path, size=Size(64, 64), levels=(1,))
-    assert slide_info(path, mpp_override=0.3)["mpp_source"] == "--mpp-override"
+    assert slide_info(path, mpp_override=0.3)["mpp_source"] == "mpp-override"
 
 
 def test_problems_are_found_and_the_way_out_is_named(tmp_path):

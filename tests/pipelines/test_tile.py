@@ -213,7 +213,7 @@ def test_the_manifests_mpp_goes_before_the_option(tmp_path):
     manifest.write_text("slide,mpp\na.svs,0.4\nb.svs,\nc.svs,\n")
     a, b, c = tile_stage([manifest], tmp_path / "store", CONFIG, mpp_override=0.45)
     assert (a["mpp"], a["mpp_source"]) == ("0.4", "manifest")
-    assert (b["mpp"], b["mpp_source"]) == ("0.45", "--mpp-override")
+    assert (b["mpp"], b["mpp_source"]) == ("0.45", "mpp-override")
     assert (c["status"], c["reason"]) == ("failed", "no such file")
     a, b, c = tile_stage([manifest], tmp_path / "store", CONFIG)
     assert (a["mpp"], b["mpp"], b["mpp_source"]) == ("0.4", "0.5", "openslide.mpp-x")
@@ -407,5 +407,5 @@ def test_all_real_slides_end_with_a_row(tmp_path, shared_data):
 
     slide = folder / "aperio/TCGA-CR-7395-01A-01-TS1.svs"
     (row,) = tile_stage([slide], tmp_path / "store", config, mpp_override=0.5)
-    assert (row["status"], row["mpp_source"]) == ("done", "--mpp-override")
+    assert (row["status"], row["mpp_source"]) == ("done", "mpp-override")
     assert int(row["num_patches"]) > 50

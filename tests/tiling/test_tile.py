@@ -56,7 +56,7 @@ def damage_tile(path: Path, page: int, tile: int) -> None:
 
 
 def test_raw_patches_equal_openslides_pixels(tmp_path, slide_path):
-    result = tile_slide(slide_path, "s", tmp_path / "s.zarr", RAW, None, "--mpp-override")
+    result = tile_slide(slide_path, "s", tmp_path / "s.zarr", RAW, None, "mpp-override")
     store = PatchStore.open(tmp_path / "s.zarr")
     assert (result.status, result.reason) == ("done", "")
     assert result.num_patches == len(store) > 100

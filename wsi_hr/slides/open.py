@@ -31,7 +31,7 @@ def open_slide(
     *,
     slide_id: str | None = None,
     mpp_override: float | None = None,
-    mpp_source: str = "--mpp-override",
+    mpp_source: str = "mpp-override",
 ) -> Slide:
     """Open a slide with OpenSlide, or else as a TIFF with tifffile.
 
