@@ -24,7 +24,6 @@ from wsi_hr.testing.cohort import Lesions, load_lesions, make_cohort
 
 RECIPES = {"dbps": "demo", "patchgd": "demo_patchgd"}
 SUMMARY = "summary.json"
-LESION = "lesion"
 MIN_AUC = 0.95
 MIN_POINTING = 0.8
 NUM_SLIDES = 60
