@@ -18,6 +18,7 @@ from wsi_hr.cohort.manifest import SlideRecord
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import WsiHrError
 from wsi_hr.slides.isolate import run_isolated, stop_isolated
+from wsi_hr.slides.source import Source
 from wsi_hr.store.manifest import is_ours
 from wsi_hr.tiling.tile import tile_slide
 
@@ -108,7 +109,10 @@ def _tile_one(job: TileJob) -> TileOutcome:
         raise CancelledError
     path, begun, result = job.record.path, time.monotonic(), None
     try:
-        _discard(job.store_path)
+        if job.store_path.exists():
+            # a slide that cannot be read just now (a share that is away) takes no store with it
+            Source.of(path).edges_sha256()
+            _discard(job.store_path)
         result = run_isolated(
             tile_slide,
             path,

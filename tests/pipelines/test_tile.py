@@ -20,6 +20,8 @@ from rich.console import Console
 
 from pipelines.lock import LOCK_FILE, run_lock
 from pipelines.tile import STATUS_COLUMNS, tile_stage
+from pipelines.tile_jobs import TileJob, run_jobs
+from wsi_hr.cohort.manifest import SlideRecord
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError, SlideError, StoreError
 from wsi_hr.geometry import Point, Size
@@ -409,3 +411,23 @@ def test_all_real_slides_end_with_a_row(tmp_path, shared_data):
     (row,) = tile_stage([slide], tmp_path / "store", config, mpp_override=0.5)
     assert (row["status"], row["mpp_source"]) == ("done", "mpp-override")
     assert int(row["num_patches"]) > 50
+
+
+def test_a_slide_that_is_away_takes_no_store_with_it(tmp_path):
+    """A share may go between listing the slides and reading them; other settings are asked."""
+    slide = write_slide(tmp_path / "a.svs", 0)
+    store = tmp_path / "store"
+    tile_stage([slide], store, CONFIG)
+    before = {path: path.read_bytes() for path in (store / "a.zarr").rglob("*") if path.is_file()}
+    slide.unlink()
+    other = CONFIG.model_copy(update={"jpeg_quality": 70})
+    job = TileJob(SlideRecord("a", slide), store / "a.zarr", other, None, "manifest")
+    (outcome,) = run_jobs([job], 1)
+    assert outcome.row["status"] == "failed"
+    assert "cannot be read" in outcome.row["reason"]
+    after = {path: path.read_bytes() for path in (store / "a.zarr").rglob("*") if path.is_file()}
+    assert after == before
+    write_slide(slide, 0)
+    (outcome,) = run_jobs([job], 1)
+    assert outcome.row["status"] == "done"
+    assert PatchStore.open(store / "a.zarr").info.tile == other
