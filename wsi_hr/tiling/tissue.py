@@ -14,8 +14,7 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label
 
 from wsi_hr.geometry import BoolArray, Int64Array, Pair, TissueMask, UInt8Array
-from wsi_hr.slides.slide import Slide
-from wsi_hr.tiling.overview import Overview, read_overview
+from wsi_hr.tiling.overview import Overview
 
 MIN_FRAGMENT_UM2 = 10_000.0
 """Smaller pieces of tissue are dust: (100 um)^2, less than one patch of 256 px at 0.5 um/px."""
@@ -63,21 +62,8 @@ SEGMENTERS: dict[str, Callable[[UInt8Array, BoolArray], BoolArray]] = {
 }
 
 
-def find_tissue(slide: Slide, method: str) -> TissueMask:
-    """Draw the tissue mask of a slide at about 16 um/px.
-
-    Args:
-        slide: open slide of known mpp.
-        method: a key of :data:`SEGMENTERS`.
-
-    Raises:
-        SlideError: the slide's mpp is unknown, or most of the slide cannot be read.
-    """
-    return segment(read_overview(slide), method)
-
-
 def segment(overview: Overview, method: str) -> TissueMask:
-    """Draw the tissue mask on an overview.
+    """Draw the tissue mask of a slide on its overview, at about 16 um/px.
 
     What could not be read is counted as tissue: its patches are then attempted and reported as
     unreadable, instead of vanishing as if there were nothing.
