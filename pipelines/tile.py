@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import signal
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -26,6 +26,7 @@ from wsi_hr.errors import ConfigError, SlideError, StoreError
 from wsi_hr.runtime import write_text_atomic
 from wsi_hr.slides.source import Source
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
+from wsi_hr.store.thread_pool import num_usable_cores
 
 __all__ = ["STATUS_COLUMNS", "STATUS_FILE", "TILE_FILE", "tile_stage"]
 
@@ -56,7 +57,8 @@ def tile_stage(
         config: what is asked; the same for all slides of a store.
         mpp_override: um per level-0 px of all slides, in place of what they say. A manifest's own
             value for a slide goes before it.
-        workers: slides worked on at a time; None: as many as this process may use cores.
+        workers: slides worked on at a time; None: as many as this process may use cores. Cores
+            that are left over work on the slides there are.
         console: where progress is shown; None: nowhere.
 
     Returns:
@@ -98,7 +100,7 @@ def tile_stage(
         try:
             with progress_bar(console, "tiling", len(records)) as advance:
                 advance(len(records) - len(jobs), "")
-                for outcome in run_jobs(jobs, workers or len(os.sched_getaffinity(0))):
+                for outcome in run_jobs(*_shared_out(jobs, workers)):
                     table.put(outcome.row)
                     digests[outcome.source_sha256].append(outcome.row["slide_id"])
                     advance(1, outcome.row["slide_id"])
@@ -107,6 +109,13 @@ def tile_stage(
         _warn_of_copies(digests)
         run.write(store, states={row["slide_id"]: row["status"] for row in table.rows})
     return table.rows
+
+
+def _shared_out(jobs: Sequence[TileJob], workers: int | None) -> tuple[list[TileJob], int]:
+    """The jobs with their threads, and how many of them at a time: together, all cores."""
+    cores = num_usable_cores()
+    at_a_time = max(1, min(workers or cores, len(jobs)))
+    return [replace(job, threads=max(1, cores // at_a_time)) for job in jobs], at_a_time
 
 
 def _job(

@@ -44,6 +44,7 @@ class TileJob:
         config: what is asked.
         mpp: um per level-0 px, in place of what the slide says; None: the slide's word.
         mpp_source: whose word ``mpp`` is.
+        threads: cores to work on it with.
     """
 
     record: SlideRecord
@@ -51,6 +52,7 @@ class TileJob:
     config: TileConfig
     mpp: float | None
     mpp_source: str
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def _tile_one(job: TileJob) -> TileOutcome:
             job.config,
             job.mpp,
             job.mpp_source,
+            job.threads,
             deadline_s=job.config.deadline_s,
             memory_gib=job.config.memory_gib,
         )

@@ -34,7 +34,15 @@ class TileConfig(_Frozen):
     segmenter: Literal["saturation_otsu"] = Field(
         "saturation_otsu", description="how tissue is told from glass"
     )
-    codec: Literal["jpeg", "raw"] = Field("jpeg", description="how patches are stored")
+    resample: Literal["fast", "exact"] = Field(
+        "fast",
+        description="fast: the JPEG decoder reduces (44 dB against area averages); exact: averages",
+    )
+    codec: Literal["auto", "jpeg", "raw"] = Field(
+        "auto",
+        description="how patches are stored; auto: the slide's own JPEG tiles where they are the "
+        "patches (bit-exact), else jpeg",
+    )
     jpeg_quality: int = Field(90, ge=50, le=100, description="JPEG quality of stored patches")
     max_unreadable: float = Field(
         0.01, ge=0, le=1, description="a slide with more unreadable patches (fraction) fails"

@@ -7,6 +7,7 @@ Points are (x, y), sizes (w, h), arrays [row, col].
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -100,6 +101,8 @@ class ReadPlan:
         scale: px of that level per patch px, per axis; exactly 1.0 where nothing is resampled.
         patch_px0: footprint of a patch, level-0 px, per axis.
         stride_px0: grid step, level-0 px, per axis.
+        decode_scale: px of that level per px that the JPEG decoder gives, 1, 2, 4 or 8: the part
+            of ``scale`` that costs nothing.
     """
 
     level: int
@@ -107,11 +110,31 @@ class ReadPlan:
     scale: Pair
     patch_px0: Pair
     stride_px0: Pair
+    decode_scale: int = 1
 
     @property
     def resampled(self) -> bool:
-        """Whether pixels are area-averaged on the way to the patch."""
+        """Whether a px of a patch is made of several of the level."""
         return self.scale != (1.0, 1.0)
+
+    @property
+    def residual(self) -> Pair:
+        """Decoded px per patch px, per axis."""
+        return Pair(self.scale.x / self.decode_scale, self.scale.y / self.decode_scale)
+
+    @property
+    def decoded_px0(self) -> Pair:
+        """Level-0 px per decoded px, per axis."""
+        return Pair(
+            self.level_downsample.x * self.decode_scale, self.level_downsample.y * self.decode_scale
+        )
+
+    def decoded_corner(self, xy0: Point) -> Point:
+        """The decoded px that begins at the level-0 px ``xy0``; corners of patches do on one."""
+        return Point(
+            math.floor(xy0.x / self.decoded_px0.x + 0.5),
+            math.floor(xy0.y / self.decoded_px0.y + 0.5),
+        )
 
 
 @dataclass(frozen=True)

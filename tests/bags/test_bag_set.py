@@ -12,6 +12,7 @@ from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import Bounds, Mpp, Pair, PatchGrid, ReadPlan, Size, TissueMask
+from wsi_hr.store.chunks import chunk_codec_for
 from wsi_hr.store.patch_store import PatchStoreWriter, StoreInfo
 
 PX = 16
@@ -29,6 +30,8 @@ def write_store(folder: Path, slide_id: str, *, readable: bool = True) -> Path:
         level0_size=Size(48, 32),
         bounds=Bounds(0, 0, 48, 32),
         vendor="test",
+        reader="test",
+        mode="raw",
         plan=ReadPlan(0, Pair(1, 1), Pair(1, 1), Pair(PX, PX), Pair(PX, PX)),
         tile=tile,
         segmenter=tile.segmenter,
@@ -41,9 +44,9 @@ def write_store(folder: Path, slide_id: str, *, readable: bool = True) -> Path:
     path = folder / f"{slide_id}.zarr"
     thumbnail = np.zeros((2, 3, 3), np.uint8)
     with PatchStoreWriter(path, info, grid, mask, thumbnail) as writer:
-        greys = np.arange(6, dtype=np.uint8)[:, None, None, None]
-        pixels = np.broadcast_to(greys, (6, PX, PX, 3))
-        writer.write(0, pixels, np.full(6, readable))
+        greys = [np.full((PX, PX, 3), grey, np.uint8) for grey in range(6)]
+        encode = chunk_codec_for(tile).encode
+        writer.write([encode(grey) if readable else None for grey in greys])
         writer.commit()
     return path
 

@@ -19,6 +19,7 @@ from wsi_hr.geometry import (
     TissueMask,
     UInt8Array,
 )
+from wsi_hr.store.chunks import chunk_codec_for
 from wsi_hr.store.patch_store import PatchStoreWriter, StoreInfo
 
 PATCH_PX = 16
@@ -67,6 +68,8 @@ class StoreMaker:
             level0_size=Size(1000, 900),
             bounds=Bounds(10, 20, 900, 800),
             vendor="aperio",
+            reader="OpenSlide",
+            mode=codec,
             plan=ReadPlan(1, Pair(4.0, 4.0001), Pair(0.5, 0.4999), footprint, footprint),
             tile=TileConfig(patch_size=PATCH_PX, codec=codec),  # pyright: ignore
             segmenter="saturation_otsu",
@@ -80,10 +83,18 @@ class StoreMaker:
     def write(self, path: Path, batch: int = 64) -> Path:
         with self.writer(path) as writer:
             for first in range(0, len(self.grid), batch):
-                part = slice(first, first + batch)
-                writer.write(first, self.patches[part], self.readable[part])
+                writer.write(self.chunks(first, first + batch))
             writer.commit()
         return path
+
+    def chunks(self, start: int, stop: int) -> list[bytes | None]:
+        """Patches ``start`` to ``stop``, encoded."""
+        encode = chunk_codec_for(self.info.tile).encode
+        part = slice(start, stop)
+        return [
+            encode(patch) if readable else None
+            for patch, readable in zip(self.patches[part], self.readable[part], strict=True)
+        ]
 
 
 def tree_bytes(folder: Path) -> dict[str, bytes]:

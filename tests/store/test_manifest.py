@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Path:
     (folder / "zarr.json").write_bytes(b"{}")
     (folder / "inner" / "data").write_bytes(b"0123456789")
     (folder / "empty").write_bytes(b"")
-    commit_folder(folder, tmp_path / "a.zarr")
+    commit_folder(folder, tmp_path / "a.zarr", {})
     return tmp_path / "a.zarr"
 
 

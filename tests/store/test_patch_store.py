@@ -203,7 +203,7 @@ def test_a_bomb_under_a_valid_checksum_is_refused(copy: Path, store_maker: Maker
     content[: end + 4] = seal(bytes(content[:end]))
     shard.write_bytes(content)
     (copy / "manifest.json").unlink()
-    commit_folder(copy, copy.with_name("bomb.zarr"))
+    commit_folder(copy, copy.with_name("bomb.zarr"), {})
     store = PatchStore.open(copy.with_name("bomb.zarr"))
     with pytest.raises(StoreError, match="announces 65000 x 65000 px where 16 x 16 belong"):
         store.read(np.array([0]))
@@ -215,7 +215,7 @@ def test_a_store_that_contradicts_itself_is_refused(copy: Path) -> None:
     document["attributes"]["wsi_hr"]["tile"]["patch_size"] = 32
     root.write_text(json.dumps(document))
     (copy / "manifest.json").unlink()
-    commit_folder(copy, copy.with_name("other.zarr"))
+    commit_folder(copy, copy.with_name("other.zarr"), {})
     with pytest.raises(StoreError, match="its patches are not those of its settings"):
         PatchStore.open(copy.with_name("other.zarr"))
 
@@ -226,7 +226,7 @@ def test_foreign_and_unfinished_stores_are_refused(tmp_path: Path, store_maker: 
         PatchStore.open(tmp_path / "foreign.zarr")
     made = store_maker()
     with made.writer(tmp_path / "a.zarr") as writer:
-        writer.write(0, made.patches[:256], made.readable[:256])
+        writer.write(made.chunks(0, 256))
         with pytest.raises(StoreError, match="not finished"):
             PatchStore.open(tmp_path / "a.zarr.tmp")
         assert not is_complete(tmp_path / "a.zarr.tmp")

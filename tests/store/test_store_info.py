@@ -25,7 +25,9 @@ infos = st.builds(
     level0_size=st.builds(Size, whole, whole),
     bounds=st.builds(Bounds, whole, whole, whole, whole),
     vendor=st.text(),
-    plan=st.builds(ReadPlan, whole, pairs, pairs, pairs, pairs),
+    reader=st.text(),
+    mode=st.text(),
+    plan=st.builds(ReadPlan, whole, pairs, pairs, pairs, pairs, st.sampled_from([1, 2, 4, 8])),
     tile=st.builds(
         TileConfig,
         mpp=st.floats(0.1, 100),

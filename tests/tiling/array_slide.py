@@ -33,6 +33,7 @@ class ArraySlide:
         damaged: Sequence[Bounds] = (),
         empty: Sequence[Bounds] = (),
     ) -> None:
+        self.reader = "array"
         self.path = Path("array.tif")
         self.slide_id = "array"
         self.vendor = "array"
@@ -86,6 +87,9 @@ class ArraySlide:
         picture = Image.fromarray(self.levels[-1])
         picture.thumbnail((max_px, max_px))
         return np.asarray(picture)
+
+    def jpeg_tiles(self, level: int) -> None:
+        return None
 
     def close(self) -> None:
         pass

@@ -9,7 +9,7 @@ from wsi_hr.geometry import Pair, PatchSpec, Size, TissueMask
 from wsi_hr.slides.open import open_slide
 from wsi_hr.testing.coordinate_slide import decode_cells, write_coordinate_slide
 from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read
-from wsi_hr.tiling.read import read_patches
+from wsi_hr.tiling.read import SlidePatches
 
 CELL = 16
 
@@ -27,10 +27,10 @@ def check_slide(path, *, asked: float, patch: int, stride: int, doubt_px: int = 
         assert len(grid) == grid.shape[0] * grid.shape[1] > 0
         far = grid.coords.max(0) + [plan.patch_px0.x, plan.patch_px0.y]
         assert (far + [plan.stride_px0.x, plan.stride_px0.y] > np.array(covered) - 1e-6).all()
-        for first, pixels, readable in read_patches(slide, plan, grid, patch):
-            assert readable.all()
-            for k, patch_u8 in enumerate(pixels):
-                check_patch(patch_u8, grid.coords[first + k], plan, doubt_px)
+        patches = SlidePatches(slide, plan, patch, fast=False).read(grid)
+        for corner, patch_u8 in zip(grid.coords, patches, strict=True):
+            assert patch_u8 is not None
+            check_patch(patch_u8, corner, plan, doubt_px)
 
 
 def check_patch(pixels, corner, plan, doubt_px: int) -> None:

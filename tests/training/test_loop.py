@@ -63,9 +63,10 @@ def method_for(cfg: Config) -> nn.Module:
     return build_method(cfg.method, Encoder(net, dim=8, chunk=8), [1.0, 1.0])
 
 
-@pytest.mark.parametrize("name", ["dbps", "patchgd"])
-def test_it_learns_what_can_be_learned(tmp_path, name: str) -> None:
-    cfg = config(name, epochs=25)
+# Twice what either needs on one machine: on another, rounding sends the same seed another way.
+@pytest.mark.parametrize(("name", "epochs"), [("dbps", 25), ("patchgd", 50)])
+def test_it_learns_what_can_be_learned(tmp_path, name: str, epochs: int) -> None:
+    cfg = config(name, epochs=epochs)
     history = fit(method_for(cfg), data(), cfg, tmp_path, {})
     assert min(row["train_loss"] for row in history) < 0.7 * history[0]["train_loss"]
     assert history[best_epoch(history)]["val_auc"] == 1.0

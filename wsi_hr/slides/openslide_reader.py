@@ -14,14 +14,20 @@ import openslide
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import BoolArray, Bounds, Point, Size, UInt8Array
 from wsi_hr.slides.compositing import on_white
+from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.slides.levels import downsamples_of, nearest, read_clipped, to_level
 from wsi_hr.slides.mpp import MppClaim, judge_mpp, parse_number, resolution, stated
 from wsi_hr.slides.slide import Slide
 from wsi_hr.slides.thumbnail import draw_thumbnail
+from wsi_hr.slides.tiff import jpeg_tiles_of_size
 from wsi_hr.slides.tiff_page import why_too_large
 
 GENERIC_TIFF = "generic-tiff"
 """What OpenSlide calls a tiled TIFF of no vendor it knows; its mpp is only the TIFF's tags."""
+
+# Formats whose levels are single pages of a TIFF, tile beside tile; in others they overlap, or one
+# level is put together from several pages.
+_PLAIN_PYRAMIDS = frozenset({"aperio", GENERIC_TIFF})
 
 _CACHE_BYTES = 64 << 20  # for all slides of a process: 60 handles with their own took 982 MB
 _CHANNELS = 4
@@ -64,6 +70,7 @@ class OpenSlideReader(Slide):
         self.slide_id = slide_id
         self._lock = threading.Lock()
         self._closed = False
+        self._jpeg_tiles: dict[int, JpegTiles | None] = {}
         handle = _open_handle(path)
         self._handle: openslide.OpenSlide | None = handle
         known = handle.properties
@@ -98,11 +105,25 @@ class OpenSlideReader(Slide):
         """See :class:`Slide`."""
         return draw_thumbnail(self, max_px)
 
+    def jpeg_tiles(self, level: int) -> JpegTiles | None:
+        """See :class:`Slide`."""
+        if level not in self._jpeg_tiles:
+            tile_size = self.level_tile_sizes[level]
+            self._jpeg_tiles[level] = (
+                jpeg_tiles_of_size(self.path, self.level_dimensions[level], tile_size)
+                if self.vendor in _PLAIN_PYRAMIDS and tile_size is not None
+                else None
+            )
+        return self._jpeg_tiles[level]
+
     def close(self) -> None:
         """See :class:`Slide`."""
         with self._lock:
             self._closed = True
             self._handle = None
+        for tiles in self._jpeg_tiles.values():
+            if tiles is not None:
+                tiles.close()
 
     def _read(self, level: int, inner: Bounds) -> tuple[UInt8Array, BoolArray]:
         # OpenSlide divides by its own downsample, the mean of both axes' size ratios: only times

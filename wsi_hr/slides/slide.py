@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from wsi_hr.geometry import BoolArray, Bounds, Mpp, Pair, Point, Size, UInt8Array
+from wsi_hr.slides.jpeg_tiles import JpegTiles
 
 
 class Slide(Protocol):
@@ -65,6 +66,14 @@ class Slide(Protocol):
 
         Raises:
             SlideError: a part of the slide cannot be read.
+        """
+        ...
+
+    def jpeg_tiles(self, level: int) -> JpegTiles | None:
+        """The tiles of a level, where they are JPEGs that can be read past the reader; else None.
+
+        They belong to the slide and are closed with it. Whether they show what
+        :meth:`read_region` shows is for :func:`wsi_hr.slides.self_check.checked_tiles` to say.
         """
         ...
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
+from wsi_hr.errors import SlideError
 from wsi_hr.geometry import Bounds, Point, Size, UInt8Array
 from wsi_hr.slides.levels import nearest
+from wsi_hr.slides.self_check import checked_tiles
 from wsi_hr.slides.slide import Slide
+
+logger = logging.getLogger(__name__)
 
 _BLOCK_PX = 2048  # edge of one read, px of the level: 16 MB
 
@@ -43,7 +48,7 @@ def draw_thumbnail(slide: Slide, max_px: int) -> UInt8Array:
         ),
         key=lambda k: max(slide.level_downsamples[k]),
     )
-    level_size, downsample = slide.level_dimensions[level], slide.level_downsamples[level]
+    level_size = slide.level_dimensions[level]
     ratio_x, ratio_y = level_size.w / size.w, level_size.h / size.h
     picture = np.empty((size.h, size.w, 3), np.uint8)
     for block in _blocks(size, max(1, int(_BLOCK_PX / max(ratio_x, ratio_y)))):
@@ -51,11 +56,8 @@ def draw_thumbnail(slide: Slide, max_px: int) -> UInt8Array:
         right = min((block.x + block.w) * ratio_x, level_size.w)
         bottom = min((block.y + block.h) * ratio_y, level_size.h)
         first = Point(math.floor(left), math.floor(top))
-        rgb, _ = slide.read_region(
-            Point(nearest(first.x * downsample.x), nearest(first.y * downsample.y)),
-            level,
-            Size(math.ceil(right) - first.x, math.ceil(bottom) - first.y),
-        )
+        region = Bounds(*first, math.ceil(right) - first.x, math.ceil(bottom) - first.y)
+        rgb = _read(slide, level, region)
         reduced = Image.fromarray(rgb).resize(
             (block.w, block.h),
             Image.Resampling.BOX,
@@ -63,6 +65,20 @@ def draw_thumbnail(slide: Slide, max_px: int) -> UInt8Array:
         )
         picture[block.y : block.y + block.h, block.x : block.x + block.w] = np.asarray(reduced)
     return picture
+
+
+def _read(slide: Slide, level: int, region: Bounds) -> UInt8Array:
+    """A rectangle of a level, px of it."""
+    tiles = checked_tiles(slide, level)
+    if tiles is not None:
+        try:
+            return tiles.read(region, 1)
+        except SlideError as cause:
+            logger.debug("%s: %s; asking %s", slide.path, cause, slide.reader)
+    downsample = slide.level_downsamples[level]
+    xy0 = Point(nearest(region.x * downsample.x), nearest(region.y * downsample.y))
+    rgb, _ = slide.read_region(xy0, level, Size(region.w, region.h))
+    return rgb
 
 
 def _blocks(size: Size, step: int) -> Iterator[Bounds]:

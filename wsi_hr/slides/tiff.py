@@ -14,6 +14,7 @@ import tifffile
 
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import BoolArray, Bounds, Point, Size, UInt8Array
+from wsi_hr.slides.jpeg_tiles import JpegTiles, has_jpeg_tiles
 from wsi_hr.slides.levels import downsamples_of, explains, read_clipped, to_level
 from wsi_hr.slides.mpp import MppClaim, judge_mpp, parse_number, resolution, stated
 from wsi_hr.slides.ome import OmeFacts, is_ome, read_ome, refuse_declarations
@@ -42,6 +43,7 @@ class TiffReader(Slide):
         """
         self.path = path
         self.slide_id = slide_id
+        self._jpeg_tiles: dict[int, JpegTiles | None] = {}
         self._file = _opened(path)
         try:
             base = _first_page(self._file, path)
@@ -76,9 +78,18 @@ class TiffReader(Slide):
         """See :class:`Slide`."""
         return draw_thumbnail(self, max_px)
 
+    def jpeg_tiles(self, level: int) -> JpegTiles | None:
+        """See :class:`Slide`."""
+        if level not in self._jpeg_tiles:
+            self._jpeg_tiles[level] = _jpeg_tiles(self.path, self._levels[level].page)
+        return self._jpeg_tiles[level]
+
     def close(self) -> None:
         """See :class:`Slide`."""
         self._file.close()
+        for tiles in self._jpeg_tiles.values():
+            if tiles is not None:
+                tiles.close()
 
 
 def judge_tiff(path: Path) -> bool:
@@ -89,6 +100,29 @@ def judge_tiff(path: Path) -> bool:
     """
     with _opened(path) as file:
         return _judge(file, _first_page(file, path), path) is not None
+
+
+def jpeg_tiles_of_size(path: Path, level_size: Size, tile_size: Size) -> JpegTiles | None:
+    """The JPEG tiles of the first page of these sizes, px; None where there are none."""
+    try:
+        with _opened(path) as file:
+            for page in _walk(file.pages, 0):
+                size = Size(page.imagewidth, page.imagelength)
+                tiles = Size(page.tilewidth, page.tilelength)
+                if page.is_tiled and (size, tiles) == (level_size, tile_size):
+                    return _jpeg_tiles(path, page)
+    except SlideError:
+        pass  # whoever opened the slide reads it all the same
+    return None
+
+
+def _jpeg_tiles(path: Path, page: tifffile.TiffPage) -> JpegTiles | None:
+    if not has_jpeg_tiles(page):
+        return None
+    try:
+        return JpegTiles(path, page)
+    except SlideError:
+        return None
 
 
 def _opened(path: Path) -> tifffile.TiffFile:

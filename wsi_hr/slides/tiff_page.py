@@ -71,13 +71,14 @@ class TiffPageReader:
     """One page as a level.
 
     Attributes:
+        page: the page.
         size: px of the page.
         tile_size: px that are decoded at a time.
     """
 
     def __init__(self, file: tifffile.TiffFile, page: tifffile.TiffPage, cache: SegmentCache):
         self._file = file
-        self._page = page
+        self.page = page
         self._cache = cache
         self.size = Size(page.imagewidth, page.imagelength)
         row_bytes = page.imagewidth * page.samplesperpixel
@@ -107,7 +108,7 @@ class TiffPageReader:
         Raises:
             SlideError: a segment is damaged or lies behind the end of the file.
         """
-        channels = self._page.samplesperpixel
+        channels = self.page.samplesperpixel
         pixels = np.full((region.h, region.w, channels), 255, np.uint8)
         valid = np.zeros((region.h, region.w), np.bool_)
         for segment in self._segments(region):
@@ -139,7 +140,7 @@ class TiffPageReader:
 
     def _bands(self, first: int, num_rows: int) -> Iterator[Segment]:
         """Rows of uncompressed strips; a band that spans two strips comes in two parts."""
-        row_bytes = self.size.w * self._page.samplesperpixel
+        row_bytes = self.size.w * self.page.samplesperpixel
         row = first
         while row < first + num_rows:
             strip, inside = divmod(row, self._strip_rows)
@@ -149,7 +150,7 @@ class TiffPageReader:
 
     def _decoded(self, segment: Segment) -> UInt8Array | None:
         """Pixels u8[>= h, >= w, samples] of a segment; None where the file has no bytes for it."""
-        key = (self._page.offset, segment)
+        key = (self.page.offset, segment)
         known, pixels = self._cache.get(key)
         if known:
             return pixels
@@ -163,7 +164,7 @@ class TiffPageReader:
         return pixels
 
     def _decode(self, segment: Segment) -> UInt8Array | None:
-        page, box = self._page, segment.box
+        page, box = self.page, segment.box
         if self._banded:
             length = box.h * self.size.w * page.samplesperpixel
             data = self._bytes(segment.number, segment.skip, length)
@@ -186,7 +187,7 @@ class TiffPageReader:
         data = self._bytes(index, 0, None)
         if data is None:
             return None
-        page = self._page
+        page = self.page
         pixels, _, _ = page.decode(
             data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader
         )
@@ -196,8 +197,8 @@ class TiffPageReader:
 
     def _bytes(self, index: int, skip: int, length: int | None) -> bytes | None:
         """Encoded bytes of a segment, or a part of them; None where the file has none for it."""
-        offset = self._page.dataoffsets[index]
-        count = self._page.databytecounts[index]
+        offset = self.page.dataoffsets[index]
+        count = self.page.databytecounts[index]
         if offset == 0 or count == 0:
             return None
         offset, count = offset + skip, count - skip if length is None else length
@@ -210,7 +211,7 @@ class TiffPageReader:
         return data
 
     def _coloured(self, pixels: UInt8Array, valid: BoolArray) -> tuple[UInt8Array, BoolArray]:
-        page = self._page
+        page = self.page
         colours = 1 if page.photometric in (0, 1) else 3
         rgb = pixels[..., :colours]
         if page.photometric == 0:

@@ -159,18 +159,21 @@ def sweep(path: Path) -> None:
             shutil.rmtree(stray)
 
 
-def commit_folder(folder: Path, path: Path) -> None:
+def commit_folder(folder: Path, path: Path, known: Mapping[str, FileEntry]) -> None:
     """Make everything below ``folder`` durable, write its manifest, and rename it to ``path``.
 
-    A store that is already at ``path`` is replaced. At no moment is there half a store at ``path``,
-    also after a power cut.
+    Files in ``known`` are listed with what was meant to be written, not with what is read back, so
+    that a disk which lost some of it is found out. A store that is already at ``path`` is replaced.
+    At no moment is there half a store at ``path``, also after a power cut.
     """
     names = _files_below(folder)
     files = {}
     for name in names:
         with (folder / name).open("rb") as handle:
             os.fsync(handle.fileno())
-        files[name] = FileEntry((folder / name).stat().st_size, sha256_file(folder / name))
+        files[name] = known.get(name) or FileEntry(
+            (folder / name).stat().st_size, sha256_file(folder / name)
+        )
     with (folder / MANIFEST_NAME).open("wb") as handle:
         handle.write(Manifest(files).to_bytes())
         handle.flush()

@@ -188,7 +188,8 @@ def _check_agreement(
     info: StoreInfo, grid: PatchGrid, valid: BoolArray, layout: PatchLayout
 ) -> None:
     num = layout.num_patches
-    if (layout.patch_px, layout.codec.name) != (info.tile.patch_size, info.tile.codec):
+    codec = "raw" if info.mode == "raw" else "jpeg"
+    if (layout.patch_px, layout.codec.name) != (info.tile.patch_size, codec):
         raise ValueError("its patches are not those of its settings")
     if not num == len(grid.coords) == len(grid.cells) == len(grid.tissue) == len(valid):
         raise ValueError("its arrays have different lengths")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -12,15 +13,14 @@ from typing import Self
 import numpy as np
 
 from wsi_hr.errors import StoreError
-from wsi_hr.geometry import BoolArray, PatchGrid, TissueMask, UInt8Array
+from wsi_hr.geometry import PatchGrid, TissueMask, UInt8Array
 from wsi_hr.store.arrays import (
     write_group,
     write_patches_metadata,
     write_small_array,
 )
-from wsi_hr.store.chunks import chunk_codec_for
 from wsi_hr.store.layout import parse_layout
-from wsi_hr.store.manifest import TMP_SUFFIX, commit_folder, is_ours, sweep
+from wsi_hr.store.manifest import TMP_SUFFIX, FileEntry, commit_folder, is_ours, sweep
 from wsi_hr.store.shards import build_shard
 from wsi_hr.store.store_info import StoreInfo, scale_name
 
@@ -64,11 +64,10 @@ class PatchStoreWriter:
         self._path = path
         self._folder = path.with_name(path.name + TMP_SUFFIX)
         self._scale = self._folder / scale_name(info.tile)
-        self._patch_px = info.tile.patch_size
-        self._codec = chunk_codec_for(info.tile)
         self._valid = np.zeros(len(grid), dtype=np.bool_)
         self._num_written = 0
         self._chunks: list[bytes | None] = []
+        self._shards: dict[str, FileEntry] = {}
         with self._mendable_errors():
             sweep(path)
             self._folder.mkdir(parents=True)
@@ -93,32 +92,26 @@ class PatchStoreWriter:
     ) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def write(self, first: int, patches: UInt8Array, readable: BoolArray) -> None:
-        """Write patches ``first`` .. ``first + K - 1``; call it in order.
+    def write(self, chunks: Sequence[bytes | None]) -> None:
+        """Write the next patches, in the grid's order.
 
         Args:
-            first: index of the first one; the number of patches written so far.
-            patches: u8[K, P, P, 3].
-            readable: bool[K]; a patch that the slide did not give is stored as missing, its pixels
-                here are not looked at.
+            chunks: one per patch, as the codec of the store's settings encodes it
+                (:func:`wsi_hr.store.chunks.chunk_codec_for`), or a sealed JPEG stream of the same
+                size; None for a patch that the slide did not give.
 
         Raises:
-            ValueError: out of order, beyond the grid, or of another shape.
+            ValueError: there are more than the grid has.
             StoreError: the disk does not take it.
         """
-        num, edge = len(patches), self._patch_px
-        if first != self._num_written or first + num > len(self._valid):
+        if self._num_written + len(chunks) > len(self._valid):
             raise ValueError(
-                f"patches {first} to {first + num - 1} do not follow the {self._num_written} "
-                f"written of {len(self._valid)}"
+                f"{self._num_written} + {len(chunks)} patches are more than the "
+                f"{len(self._valid)} of the grid"
             )
-        if patches.dtype != np.uint8 or patches.shape != (num, edge, edge, 3):
-            raise ValueError(f"expected u8[K, {edge}, {edge}, 3], got {patches.shape}")
-        if readable.dtype != np.bool_ or readable.shape != (num,):
-            raise ValueError(f"expected readable bool[{num}], got {readable.shape}")
-        for patch, keep in zip(patches, readable.tolist(), strict=True):
-            self._chunks.append(self._codec.encode(patch) if keep else None)
-            self._valid[self._num_written] = keep
+        for chunk in chunks:
+            self._chunks.append(chunk)
+            self._valid[self._num_written] = chunk is not None
             self._num_written += 1
             if len(self._chunks) == self._layout.num_slots:
                 self._write_shard()
@@ -136,14 +129,16 @@ class PatchStoreWriter:
             self._write_shard()
         with self._mendable_errors():
             write_small_array(self._scale / "valid", self._valid, ("patch",))
-            commit_folder(self._folder, self._path)
+            commit_folder(self._folder, self._path, self._shards)
 
     def _write_shard(self) -> None:
-        shard = (self._num_written - 1) // self._layout.num_slots
+        number = (self._num_written - 1) // self._layout.num_slots
+        file = self._scale / "patches" / self._layout.shard_name(number)
+        shard = build_shard(self._chunks, self._layout.num_slots)
         with self._mendable_errors():
-            (self._scale / "patches" / self._layout.shard_name(shard)).write_bytes(
-                build_shard(self._chunks, self._layout.num_slots)
-            )
+            file.write_bytes(shard)
+        digest = hashlib.sha256(shard).hexdigest()
+        self._shards[file.relative_to(self._folder).as_posix()] = FileEntry(len(shard), digest)
         self._chunks = []
 
     @contextmanager

@@ -27,6 +27,9 @@ class StoreInfo:
         level0_size: (w, h) of the slide, level-0 px.
         bounds: the scanned rectangle, level-0 px.
         vendor: who made the scanner, in OpenSlide's words.
+        reader: what read the patches: ``jpeg tiles`` (the file's own, checked against the library
+            that opened it), or that library.
+        mode: ``passthrough`` (patches are the slide's own tiles), ``jpeg`` or ``raw``.
         plan: how the slide gave the patches.
         tile: the settings it was cut with, complete.
         segmenter: what drew the tissue mask.
@@ -43,6 +46,8 @@ class StoreInfo:
     level0_size: Size
     bounds: Bounds
     vendor: str
+    reader: str
+    mode: str
     plan: ReadPlan
     tile: TileConfig
     segmenter: str
@@ -62,6 +67,8 @@ class StoreInfo:
             "source_sha256": self.source_sha256,
             "source_edges_sha256": self.source_edges_sha256,
             "vendor": self.vendor,
+            "reader": self.reader,
+            "mode": self.mode,
             "mpp": asdict(self.mpp),
             "level0_size": list(self.level0_size),
             "bounds": list(self.bounds),
@@ -71,6 +78,7 @@ class StoreInfo:
                 "scale": list(self.plan.scale),
                 "patch_px0": list(self.plan.patch_px0),
                 "stride_px0": list(self.plan.stride_px0),
+                "decode_scale": self.plan.decode_scale,
             },
             "tile": self.tile.model_dump(mode="json"),
             "segmenter": self.segmenter,
@@ -97,6 +105,8 @@ class StoreInfo:
                     "source_sha256",
                     "source_edges_sha256",
                     "vendor",
+                    "reader",
+                    "mode",
                     "segmenter",
                 )
             }
@@ -110,6 +120,7 @@ class StoreInfo:
                     scale=Pair(*plan["scale"]),
                     patch_px0=Pair(*plan["patch_px0"]),
                     stride_px0=Pair(*plan["stride_px0"]),
+                    decode_scale=plan["decode_scale"],
                 ),
                 tile=TileConfig.model_validate(data["tile"]),
                 mask_downsample=Pair(*data["mask_downsample"]),

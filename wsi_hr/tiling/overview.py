@@ -11,6 +11,7 @@ from PIL import Image
 
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import BoolArray, Bounds, Mpp, Pair, Point, Size, UInt8Array
+from wsi_hr.slides.self_check import checked_tiles
 from wsi_hr.slides.slide import Slide
 
 logger = logging.getLogger(__name__)
@@ -119,13 +120,11 @@ def _blocks(level_size: Size, factor: Size) -> Iterator[Bounds]:
 
 def _fill(slide: Slide, level: int, block: Bounds, factor: Size, overview: Overview) -> None:
     """Read one block into its place; where it fails, its quarters, so that damage stays small."""
-    downsample = slide.level_downsamples[level]
-    xy0 = Point(round(block.x * downsample.x), round(block.y * downsample.y))
     top, left = block.y // factor.h, block.x // factor.w
     bottom = top - (-block.h // factor.h)
     right = left - (-block.w // factor.w)
     try:
-        rgb, valid = slide.read_region(xy0, level, Size(block.w, block.h))
+        rgb, valid = _read(slide, level, block, factor)
     except SlideError as cause:
         logger.debug("%s: %s", slide.path, cause)
         quarters = _quarters(block, factor)
@@ -135,12 +134,32 @@ def _fill(slide: Slide, level: int, block: Bounds, factor: Size, overview: Overv
         for quarter in quarters:
             _fill(slide, level, quarter, factor, overview)
         return
-    small = Image.fromarray(rgb).reduce((factor.w, factor.h))
+    overview.rgb[top:bottom, left:right] = rgb
+    overview.valid[top:bottom, left:right] = valid
+
+
+def _read(slide: Slide, level: int, block: Bounds, factor: Size) -> tuple[UInt8Array, BoolArray]:
+    """A block reduced by ``factor``: u8[h, w, 3], and where at least half of it is valid.
+
+    Raises:
+        SlideError: a part of it cannot be read.
+    """
+    tiles = checked_tiles(slide, level)
+    if tiles is not None:
+        scale = max(k for k in (1, 2, 4, 8) if factor.w % k == factor.h % k == 0)
+        try:
+            decoded = Image.fromarray(tiles.read(block, scale))
+        except SlideError as cause:
+            logger.debug("%s: %s; asking %s", slide.path, cause, slide.reader)
+        else:
+            rgb = np.asarray(decoded.reduce((factor.w // scale, factor.h // scale)))
+            return rgb, np.ones(rgb.shape[:2], np.bool_)
+    downsample = slide.level_downsamples[level]
+    xy0 = Point(round(block.x * downsample.x), round(block.y * downsample.y))
+    rgb, valid = slide.read_region(xy0, level, Size(block.w, block.h))
+    reduced = np.asarray(Image.fromarray(rgb).reduce((factor.w, factor.h)))
     coverage = Image.fromarray(valid.astype(np.uint8) * np.uint8(255))
-    overview.rgb[top:bottom, left:right] = np.asarray(small)
-    overview.valid[top:bottom, left:right] = (
-        np.asarray(coverage.reduce((factor.w, factor.h))) >= 128
-    )
+    return reduced, np.asarray(coverage.reduce((factor.w, factor.h))) >= 128
 
 
 def _quarters(block: Bounds, factor: Size) -> list[Bounds]:

@@ -1,151 +1,120 @@
-"""Pixels of patches: each from its own corner, each reduced once, damage kept to itself.
+"""Pixels of patches as the slide's own reader gives them, damage kept to itself.
 
-A patch's rectangle in level px follows from its own level-0 corner. Where nothing is resampled it
-is whole and the pixels are copied; otherwise it is fractional and areas are averaged inside it.
+A patch begins on a whole px of the level, the one its own level-0 corner names. Where nothing is
+resampled the pixels are copied; otherwise they are reduced patch by patch, so that nothing drifts.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from wsi_hr.errors import SlideError
-from wsi_hr.geometry import BoolArray, Bounds, Pair, PatchGrid, Point, ReadPlan, Size, UInt8Array
+from wsi_hr.geometry import BoolArray, Bounds, PatchGrid, Point, ReadPlan, Size, UInt8Array
 from wsi_hr.slides.slide import Slide
-from wsi_hr.tiling.area import average_areas
+from wsi_hr.tiling.resample import covering, reduce_picture
 
 logger = logging.getLogger(__name__)
 
 MAX_READ_PX = 8_000_000
-"""Px of the level in one read: about 64 MB with its mask and copies, whatever the slide."""
-
-_SLACK = 1e-6  # px of the level; absorbs float rounding at a rectangle's edge
+"""Px of the level in one read: OpenSlide's own picture of it takes 32 MB."""
 
 
-@dataclass(frozen=True)
-class _Box:
-    """A rectangle in px of a level; whole numbers where nothing is resampled."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-
-def read_patches(
-    slide: Slide, plan: ReadPlan, grid: PatchGrid, patch_px: int
-) -> Iterator[tuple[int, UInt8Array, BoolArray]]:
-    """Read the patches of a grid in store order, a run of neighbours at a time.
+class SlidePatches:
+    """Patches read through ``slide.read_region``; one reads for several threads.
 
     Args:
         slide: open slide.
         plan: level and scale.
-        grid: patches in store order.
         patch_px: edge of a patch, px at the asked mpp.
-
-    Yields:
-        Position of the first patch of the run, its patches u8[K, P, P, 3], and which of them are
-        readable bool[K]. A patch that cannot be read, or where the scan has no data at all, is
-        not; its pixels mean nothing.
+        fast: see :func:`wsi_hr.tiling.resample.reduce_picture`.
     """
-    boxes = [_box(Point(int(x), int(y)), plan, patch_px) for x, y in grid.coords]
-    for run in _runs(grid, boxes):
-        try:
-            pixels, readable = _read(slide, plan, boxes[run.start : run.stop], patch_px)
-        except SlideError as cause:
-            logger.debug("%s: %s; reading patch by patch", slide.path, cause)
-            pixels, readable = _read_singly(slide, plan, boxes[run.start : run.stop], patch_px)
-        yield run.start, pixels, readable
 
+    def __init__(self, slide: Slide, plan: ReadPlan, patch_px: int, *, fast: bool) -> None:
+        self._slide = slide
+        self._plan = plan
+        self._patch = Size(patch_px, patch_px)
+        self._fast = fast
+        self._window = covering(plan.scale, self._patch)
 
-def _read_singly(
-    slide: Slide, plan: ReadPlan, boxes: Sequence[_Box], patch_px: int
-) -> tuple[UInt8Array, BoolArray]:
-    """Read patches one at a time, so that a damaged place costs only those that touch it."""
-    pixels = np.full((len(boxes), patch_px, patch_px, 3), 255, np.uint8)
-    readable = np.zeros(len(boxes), np.bool_)
-    for k, box in enumerate(boxes):
-        try:
-            pixels[k : k + 1], readable[k : k + 1] = _read(slide, plan, [box], patch_px)
-        except SlideError as cause:
-            logger.debug("%s: patch at %s: %s", slide.path, box, cause)
-    return pixels, readable
+    def read(self, grid: PatchGrid) -> Iterator[UInt8Array | None]:
+        """The patches of ``grid`` in its order, u8[P, P, 3] each.
 
+        A patch that cannot be read, or where the scan has no data at all, is None. Neighbours in a
+        row are read together; where that fails, one by one, so that damage costs only the patches
+        it touches.
+        """
+        corners = [self._corner(xy0) for xy0 in grid.coords.tolist()]
+        for run in self._runs(grid, corners):
+            members = corners[run.start : run.stop]
+            try:
+                yield from self._read(members)
+            except SlideError as cause:
+                logger.debug("%s: %s; reading patch by patch", self._slide.path, cause)
+                for corner in members:
+                    yield self._read_single(corner)
 
-def _read(
-    slide: Slide, plan: ReadPlan, boxes: Sequence[_Box], patch_px: int
-) -> tuple[UInt8Array, BoolArray]:
-    """Read neighbouring patches together; a patch too large for one read comes in bands of rows."""
-    pixels = np.empty((len(boxes), patch_px, patch_px, 3), np.uint8)
-    readable = np.zeros(len(boxes), np.bool_)
-    width_px = max(box.right for box in boxes) - min(box.left for box in boxes)
-    band = min(patch_px, max(1, int(MAX_READ_PX / (width_px * plan.scale.y))))
-    for row in range(0, patch_px, band):
-        end = min(row + band, patch_px)
-        parts = [
-            _Box(box.left, box.top + row * plan.scale.y, box.right, box.top + end * plan.scale.y)
-            for box in boxes
-        ]
-        window = _window(parts)
-        xy0 = Point(
-            round(window.x * plan.level_downsample.x), round(window.y * plan.level_downsample.y)
-        )
-        rgb, valid = slide.read_region(xy0, plan.level, Size(window.w, window.h))
-        for k, part in enumerate(parts):
-            inner = _window([part])
-            rows = slice(inner.y - window.y, inner.y - window.y + inner.h)
-            cols = slice(inner.x - window.x, inner.x - window.x + inner.w)
-            readable[k] |= bool(valid[rows, cols].any())
-            pixels[k, row:end] = (
-                average_areas(
-                    rgb[rows, cols],
-                    Pair(part.left - inner.x, part.top - inner.y),
-                    plan.scale,
-                    Size(patch_px, end - row),
+    def _corner(self, xy0: Sequence[int]) -> Point:
+        """The px of the level at which a patch begins."""
+        decoded, factor = self._plan.decoded_corner(Point(*xy0)), self._plan.decode_scale
+        return Point(decoded.x * factor, decoded.y * factor)
+
+    def _runs(self, grid: PatchGrid, corners: Sequence[Point]) -> Iterator[range]:
+        """Consecutive patches that lie side by side in one row and fit one read."""
+        widest = max(1, MAX_READ_PX // self._window.h)
+        start = 0
+        for i in range(1, len(grid) + 1):
+            if i < len(grid):
+                neighbours = grid.cells[i, 0] == grid.cells[i - 1, 0] and (
+                    grid.cells[i, 1] == grid.cells[i - 1, 1] + 1
                 )
-                if plan.resampled
-                else rgb[rows, cols]
-            )
-    return pixels, readable
+                if neighbours and corners[i].x + self._window.w - corners[start].x <= widest:
+                    continue
+            yield range(start, i)
+            start = i
 
+    def _read_single(self, corner: Point) -> UInt8Array | None:
+        try:
+            (pixels,) = self._read([corner])
+        except SlideError as cause:
+            logger.debug("%s: patch at %s: %s", self._slide.path, corner, cause)
+            return None
+        return pixels
 
-def _box(xy0: Point, plan: ReadPlan, patch_px: int) -> _Box:
-    """The rectangle of the patch whose corner is the level-0 px ``xy0``."""
-    left, right = _extent(xy0.x, plan.level_downsample.x, plan.scale.x, patch_px)
-    top, bottom = _extent(xy0.y, plan.level_downsample.y, plan.scale.y, patch_px)
-    return _Box(left, top, right, bottom)
-
-
-def _extent(start_px0: int, downsample: float, scale: float, patch_px: int) -> tuple[float, float]:
-    start = start_px0 / downsample
-    if scale == 1.0:
-        start = float(math.floor(start + 0.5))  # whole px: they are copied as they are
-    return start, start + patch_px * scale
-
-
-def _window(boxes: Sequence[_Box]) -> Bounds:
-    """The whole px of the level that ``boxes`` touch."""
-    left = math.floor(min(box.left for box in boxes) + _SLACK)
-    top = math.floor(min(box.top for box in boxes) + _SLACK)
-    right = math.ceil(max(box.right for box in boxes) - _SLACK)
-    bottom = math.ceil(max(box.bottom for box in boxes) - _SLACK)
-    return Bounds(left, top, right - left, bottom - top)
-
-
-def _runs(grid: PatchGrid, boxes: Sequence[_Box]) -> Iterator[range]:
-    """Consecutive patches that lie side by side in one row and fit one read."""
-    start = 0
-    for i in range(1, len(grid) + 1):
-        if i < len(grid):
-            neighbours = grid.cells[i, 0] == grid.cells[i - 1, 0] and (
-                grid.cells[i, 1] == grid.cells[i - 1, 1] + 1
-            )
-            width = boxes[i].right - boxes[start].left
-            if neighbours and width * (boxes[start].bottom - boxes[start].top) <= MAX_READ_PX:
+    def _read(self, corners: Sequence[Point]) -> list[UInt8Array | None]:
+        """Read patches that lie side by side."""
+        first, last = corners[0], corners[-1]
+        region = Bounds(first.x, first.y, last.x + self._window.w - first.x, self._window.h)
+        rgb, valid = self._read_region(region)
+        patches: list[UInt8Array | None] = []
+        for corner in corners:
+            rows = slice(corner.y - region.y, corner.y - region.y + self._window.h)
+            cols = slice(corner.x - region.x, corner.x - region.x + self._window.w)
+            if not valid[rows, cols].any():
+                patches.append(None)
                 continue
-        yield range(start, i)
-        start = i
+            patches.append(
+                reduce_picture(rgb[rows, cols], self._plan.scale, self._patch, fast=self._fast)
+            )
+        return patches
+
+    def _read_region(self, region: Bounds) -> tuple[UInt8Array, BoolArray]:
+        """A rectangle of the level, px of it; a large one in bands of rows."""
+        band = max(1, MAX_READ_PX // region.w)
+        if region.h <= band:
+            return self._read_band(region)
+        rgb = np.empty((region.h, region.w, 3), np.uint8)
+        valid = np.empty((region.h, region.w), np.bool_)
+        for top in range(0, region.h, band):
+            height = min(band, region.h - top)
+            rgb[top : top + height], valid[top : top + height] = self._read_band(
+                Bounds(region.x, region.y + top, region.w, height)
+            )
+        return rgb, valid
+
+    def _read_band(self, region: Bounds) -> tuple[UInt8Array, BoolArray]:
+        downsample = self._plan.level_downsample
+        xy0 = Point(round(region.x * downsample.x), round(region.y * downsample.y))
+        return self._slide.read_region(xy0, self._plan.level, Size(region.w, region.h))

@@ -15,13 +15,19 @@ from wsi_hr import __version__
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import PatchGrid, ReadPlan, TissueMask, UInt8Array
+from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.slides.open import open_slide
+from wsi_hr.slides.self_check import checked_tiles
 from wsi_hr.slides.slide import Slide
 from wsi_hr.slides.source import Source
+from wsi_hr.store.chunks import chunk_codec_for
 from wsi_hr.store.patch_store import PatchStoreWriter, StoreInfo
+from wsi_hr.tiling.blocks import BlockEncoder, encode_grid
 from wsi_hr.tiling.overview import Overview, read_overview
-from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read
-from wsi_hr.tiling.read import read_patches
+from wsi_hr.tiling.passthrough import TileStreams, coincides
+from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read, reduced_by_decoder
+from wsi_hr.tiling.read import SlidePatches
+from wsi_hr.tiling.tile_pixels import TilePatches
 from wsi_hr.tiling.tissue import segment
 
 logger = logging.getLogger(__name__)
@@ -60,6 +66,7 @@ def tile_slide(
     config: TileConfig,
     mpp_override: float | None,
     mpp_source: str,
+    threads: int = 1,
 ) -> TileResult:
     """Cut the tissue of one slide into a patch store.
 
@@ -70,6 +77,7 @@ def tile_slide(
         config: what is asked.
         mpp_override: um per level-0 px that replaces what the file says; None: the file's.
         mpp_source: whose word ``mpp_override`` is.
+        threads: blocks of patches worked on at a time; the store does not depend on it.
 
     Returns:
         ``done`` or ``no_tissue``; anything else is an error.
@@ -85,12 +93,20 @@ def tile_slide(
         path, slide_id=slide_id, mpp_override=mpp_override, mpp_source=mpp_source
     ) as slide:
         plan = plan_read(slide, config.spec())
+        tiles = checked_tiles(slide, plan.level)
+        if tiles is not None and config.resample == "fast":
+            plan = reduced_by_decoder(plan)
         assert slide.mpp is not None, "plan_read refuses a slide without mpp"
         overview = read_overview(slide)
         mask = segment(overview, config.segmenter)
         grid = plan_grid(covered_size(slide, plan), slide.bounds, plan, mask, config.min_tissue)
         unreadable = 0
         if len(grid):
+            passthrough = (
+                config.codec == "auto"
+                and tiles is not None
+                and coincides(grid, plan, config.patch_size, tiles)
+            )
             info = StoreInfo(
                 slide_id=slide_id,
                 source_name=os.fsencode(path.name).decode("utf-8", "backslashreplace"),
@@ -101,6 +117,8 @@ def tile_slide(
                 level0_size=slide.level_dimensions[0],
                 bounds=slide.bounds,
                 vendor=slide.vendor,
+                reader=slide.reader if tiles is None else "jpeg tiles",
+                mode=_mode(config, passthrough=passthrough),
                 plan=plan,
                 tile=config,
                 segmenter=mask.method,
@@ -109,7 +127,8 @@ def tile_slide(
             )
             thumbnail = _thumbnail(slide, overview)
             with PatchStoreWriter(store_path, info, grid, mask, thumbnail) as writer:
-                unreadable = _write_patches(slide, plan, grid, config, writer)
+                encoder = _encoder(slide, tiles, plan, config, passthrough=passthrough)
+                unreadable = _write_patches(slide, grid, encoder, config, writer, threads)
                 source.check_unchanged()
                 writer.commit()
             reason = f"{unreadable} of {len(grid)} patches unreadable" if unreadable else ""
@@ -127,21 +146,56 @@ def tile_slide(
         )
 
 
+def _mode(config: TileConfig, *, passthrough: bool) -> str:
+    """How the patches of a slide are stored."""
+    if config.codec == "raw":
+        return "raw"
+    return "passthrough" if passthrough else "jpeg"
+
+
+def _encoder(
+    slide: Slide,
+    tiles: JpegTiles | None,
+    plan: ReadPlan,
+    config: TileConfig,
+    *,
+    passthrough: bool,
+) -> BlockEncoder:
+    """The shortest way from this slide to chunks."""
+    fast = config.resample == "fast"
+    by_slide = SlidePatches(slide, plan, config.patch_size, fast=fast)
+    codec = chunk_codec_for(config)
+    if tiles is None:
+        return BlockEncoder(by_slide, codec)
+    if passthrough:
+        return BlockEncoder(by_slide, codec, open_streams=lambda: TileStreams(tiles, plan))
+    return BlockEncoder(
+        by_slide,
+        codec,
+        open_tiles=lambda: TilePatches(tiles, plan, config.patch_size, fast=fast),
+    )
+
+
 def _write_patches(
-    slide: Slide, plan: ReadPlan, grid: PatchGrid, config: TileConfig, writer: PatchStoreWriter
+    slide: Slide,
+    grid: PatchGrid,
+    encoder: BlockEncoder,
+    config: TileConfig,
+    writer: PatchStoreWriter,
+    threads: int,
 ) -> int:
-    """Read and write all patches; the number of unreadable ones."""
-    unreadable = 0
-    for first, pixels, readable in read_patches(slide, plan, grid, config.patch_size):
-        unreadable += int(np.count_nonzero(~readable))
+    """Encode and write all patches; the number of unreadable ones."""
+    num_read = unreadable = 0
+    for chunks in encode_grid(grid, encoder, patch_px=config.patch_size, threads=threads):
+        num_read += len(chunks)
+        unreadable += chunks.count(None)
         if unreadable > config.max_unreadable * len(grid):
-            read = first + len(readable)
             raise SlideError(
-                f"{slide.path}: {unreadable} of the first {read} patches (of {len(grid)}) cannot "
-                f"be read, more than max_unreadable = {config.max_unreadable:g} allows; the file "
-                "is damaged, copy it again from its source or raise tile.max_unreadable"
+                f"{slide.path}: {unreadable} of the first {num_read} patches (of {len(grid)}) "
+                f"cannot be read, more than max_unreadable = {config.max_unreadable:g} allows; the "
+                "file is damaged, copy it again from its source or raise tile.max_unreadable"
             )
-        writer.write(first, pixels, readable)
+        writer.write(chunks)
     if unreadable:
         logger.warning("%s: %d of %d patches unreadable", slide.path, unreadable, len(grid))
     return unreadable

@@ -1,0 +1,190 @@
+"""Patches out of JPEG tiles: every pixel where its coordinates say, and as near as promised."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+import simplejpeg
+import tifffile
+from array_slide import ArraySlide
+
+from wsi_hr.geometry import Pair, PatchGrid, PatchSpec, ReadPlan, Size, TissueMask
+from wsi_hr.slides.open import open_slide
+from wsi_hr.slides.self_check import checked_tiles
+from wsi_hr.tiling import tile_pixels
+from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read, reduced_by_decoder
+from wsi_hr.tiling.read import SlidePatches
+from wsi_hr.tiling.tile_pixels import TilePatches
+
+CELL = 16
+SIZE = Size(2000, 1500)
+
+
+def write_waves(path: Path, tile: int) -> np.ndarray:
+    """A JPEG slide of 0.25 um/px, and the px that its level 0 shows.
+
+    Red goes up and down with x by two levels a px, green with y, so that a shift of a px shows;
+    blue grows slowly with both, so that the shift of a tile does.
+    """
+    x, y = np.meshgrid(np.arange(SIZE.w), np.arange(SIZE.h))
+    waves = [np.abs(position % 250 - 125) * 2 for position in (x, y)]
+    slope = (x / SIZE.w + y / SIZE.h) * 120
+    rgb = np.stack([*waves, slope], axis=-1).round().astype(np.uint8)
+    return write_jpeg_slide(path, rgb, tile)
+
+
+def write_jpeg_slide(path: Path, rgb: np.ndarray, tile: int, subsampling: str = "444"):
+    """Write ``rgb`` as tiled JPEG; returns what a decoder makes of it."""
+    height, width = rgb.shape[:2]
+    padded = np.pad(rgb, ((0, -height % tile), (0, -width % tile), (0, 0)), mode="edge")
+    shown, streams = np.empty_like(padded), []
+    for top in range(0, len(padded), tile):
+        for left in range(0, padded.shape[1], tile):
+            here = np.s_[top : top + tile, left : left + tile]
+            streams.append(
+                simplejpeg.encode_jpeg(
+                    np.ascontiguousarray(padded[here]), quality=95, colorsubsampling=subsampling
+                )
+            )
+            shown[here] = simplejpeg.decode_jpeg(streams[-1])
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(
+            iter(streams),
+            shape=rgb.shape,
+            dtype=np.uint8,
+            tile=(tile, tile),
+            photometric="ycbcr",
+            subsampling={"444": (1, 1), "420": (2, 2)}[subsampling],
+            compression="jpeg",
+            metadata=None,
+            resolution=(40_000, 40_000),
+            resolutionunit="CENTIMETER",
+        )
+    return shown[:height, :width]
+
+
+def planned(
+    slide, mpp: float, patch: int, stride: int, *, fast: bool
+) -> tuple[ReadPlan, PatchGrid]:
+    spec = PatchSpec(patch_px=patch, stride_px=stride, mpp=mpp, mpp_tolerance=0.02, min_tissue=0.0)
+    plan = plan_read(slide, spec)
+    if fast:
+        plan = reduced_by_decoder(plan)
+    size = covered_size(slide, plan)
+    mask = TissueMask(np.ones((1, 1), np.bool_), Pair(*map(float, size)), "all")
+    return plan, plan_grid(size, slide.bounds, plan, mask, 0.0)
+
+
+def read(path: Path, mpp: float, patch: int, stride: int, *, fast: bool):
+    with open_slide(path) as slide:
+        tiles = checked_tiles(slide, 0)
+        assert tiles is not None
+        plan, grid = planned(slide, mpp, patch, stride, fast=fast)
+        return plan, grid, list(TilePatches(tiles, plan, patch, fast=fast).read(grid))
+
+
+@pytest.mark.parametrize("tile", [256, 240])
+@pytest.mark.parametrize(
+    ("ratio", "decode_scale"), [(1, 1), (2, 2), (1.25, 1), (3.7, 1), (4, 4), (6, 2), (9.3, 2)]
+)
+@pytest.mark.parametrize("fast", [True, False])
+def test_every_pixel_lies_where_its_coordinates_say(tmp_path, tile, ratio, decode_scale, fast):
+    """Overlapping, up to the border, at every factor."""
+    shown = write_waves(tmp_path / "r.tif", tile)
+    patch = 64 if ratio < 5 else 32
+    plan, grid, patches = read(tmp_path / "r.tif", 0.25 * ratio, patch, patch - 13, fast=fast)
+    far = grid.coords.max(axis=0) + [plan.patch_px0.x, plan.patch_px0.y]
+    assert (far > np.array(SIZE) - plan.stride_px0.x - plan.decode_scale).all(), "to the border"
+    assert (far <= np.array(SIZE) + 1e-6).all(), "and no further"
+    assert plan.decode_scale == (decode_scale if fast else 1)
+    for (x, y), pixels in zip(grid.coords, patches, strict=True):
+        assert pixels is not None
+        assert pixels.shape == (patch, patch, 3)
+        difference = np.abs(pixels - averages(shown[y:, x:], ratio, patch)).mean(axis=(0, 1))
+        assert (difference < 1).all(), "levels; half a px of level 0 is one"
+
+
+@pytest.mark.parametrize("tile", [256, 240])
+@pytest.mark.parametrize("stride", [256, 100])
+def test_native_patches_are_the_decoders_pixels(tmp_path, tile, stride):
+    rng = np.random.default_rng(0)
+    rgb = np.kron(rng.integers(0, 256, (94, 125, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    shown = write_jpeg_slide(tmp_path / "n.tif", rgb, tile, "420")
+    _, grid, patches = read(tmp_path / "n.tif", 0.25, 256, stride, fast=True)
+    for (x, y), pixels in zip(grid.coords, patches, strict=True):
+        assert np.array_equal(pixels, shown[y : y + 256, x : x + 256])
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.31, 0.5, 0.93])
+def test_the_same_patches_as_through_the_slides_reader(tmp_path, mpp):
+    rng = np.random.default_rng(1)
+    rgb = np.kron(rng.integers(0, 256, (60, 75, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    write_jpeg_slide(tmp_path / "n.tif", rgb, 256, "420")
+    plan, grid, patches = read(tmp_path / "n.tif", mpp, 96, 96, fast=False)
+    with open_slide(tmp_path / "n.tif") as slide:
+        reference = SlidePatches(slide, plan, 96, fast=False).read(grid)
+        for ours, theirs in zip(patches, reference, strict=True):
+            assert np.array_equal(ours, theirs)
+
+
+def test_narrow_memory_changes_nothing(tmp_path, monkeypatch):
+    write_waves(tmp_path / "r.tif", 256)
+    _, _, whole = read(tmp_path / "r.tif", 0.7, 128, 90, fast=False)
+    monkeypatch.setattr(tile_pixels, "MAX_STRIP_BYTES", 1)
+    _, _, parts = read(tmp_path / "r.tif", 0.7, 128, 90, fast=False)
+    assert all(np.array_equal(*pair) for pair in zip(whole, parts, strict=True))
+
+
+def test_a_damaged_tile_costs_the_patches_that_touch_it(tmp_path):
+    path = tmp_path / "d.tif"
+    write_waves(path, 256)
+    with tifffile.TiffFile(path) as tif:
+        offset = tif.pages.first.dataoffsets[8 + 2]  # the third tile of the second row of 8
+    with path.open("r+b") as handle:
+        handle.seek(offset)
+        handle.write(b"\0" * 600)
+    with open_slide(path) as slide:
+        tiles = checked_tiles(slide, 0)
+        assert tiles is not None
+        plan, grid = planned(slide, 0.5, 64, 64, fast=True)
+        patches = list(TilePatches(tiles, plan, 64, fast=True).read(grid))
+    x, y = grid.coords.T
+    hit = (x + 128 > 512) & (x < 768) & (y + 128 > 256) & (y < 512)
+    assert hit.any()
+    assert [patch is None for patch in patches] == hit.tolist()
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("ratio", [1.25, 2, 3.7, 4, 5])
+@pytest.mark.parametrize(("fast", "least"), [(True, 44), (False, 58)])
+def test_decibels_against_area_averages(shared_data, ratio, fast, least):
+    path = shared_data / "slides/aperio/CMU-1-Small-Region.svs"
+    with openslide.OpenSlide(path) as slide:
+        level0 = np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[..., :3]
+    with open_slide(path, mpp_override=0.25) as slide:
+        tiles = checked_tiles(slide, 0)
+        assert tiles is not None
+        flat = ArraySlide(sizes=[level0.shape[1::-1]], mpp=(0.25, 0.25))
+        plan, grid = planned(flat, 0.25 * ratio, 128, 128, fast=fast)
+        squares = []
+        for (x, y), patch in zip(
+            grid.coords, TilePatches(tiles, plan, 128, fast=fast).read(grid), strict=True
+        ):
+            assert patch is not None
+            truth = averages(level0[y:, x:], ratio, 128)
+            squares.append(np.mean((patch - truth) ** 2))
+    assert 10 * math.log10(255**2 / np.mean(squares)) >= least
+
+
+def averages(rgb: np.ndarray, scale: float, count: int) -> np.ndarray:
+    """The integrals over the footprints of a patch at the corner of ``rgb``."""
+    length = math.ceil(count * scale - 1e-6)
+    edges, px = np.arange(count + 1) * scale, np.arange(length)
+    covered = np.minimum(px + 1, edges[1:, None]) - np.maximum(px, edges[:-1, None])
+    weights = covered.clip(0, 1) / scale
+    inside = rgb[:length, :length].astype(float)
+    return np.einsum("ij,jkc,lk->ilc", weights, inside, weights, optimize=True)

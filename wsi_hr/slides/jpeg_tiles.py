@@ -1,0 +1,197 @@
+"""The JPEG tiles of one level as they lie in a TIFF: found by offset, completed, decoded.
+
+Most slides are such TIFFs. Their tiles are abbreviated: the tables they share stand once in the
+page's tag JPEGTables and are put in front of each (TIFF Technical Note 2). This is the shortest way
+from file to pixels; whoever opened the slide remains the judge of what it shows
+(:mod:`wsi_hr.slides.self_check`).
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import tifffile
+
+from wsi_hr.errors import SlideError
+from wsi_hr.geometry import Bounds, Int64Array, Size, UInt8Array
+
+_JPEG = 7
+_RGB, _YCBCR = 2, 6
+_LARGEST_TILE_PX = 4096
+_SOI, _EOI, _SOS = b"\xff\xd8", b"\xff\xd9", 0xDA
+# An Adobe APP14 segment that says "no colour transform": without it a decoder takes three
+# components for YCbCr. Source: ISO/IEC 10918-6, 6.5.3.
+_APP14_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+
+
+class JpegTiles:
+    """The tiles of one level; thread-safe.
+
+    Attributes:
+        path: the file.
+        level_size: px of the level.
+        tile_size: px of a tile; those at the right and bottom border reach beyond the level.
+        grid_size: tiles across and down.
+        byte_counts: i64[down, across] bytes of every tile as it lies in the file.
+    """
+
+    def __init__(self, path: Path, page: tifffile.TiffPage) -> None:
+        """Take the tiles of ``page``, for which :func:`has_jpeg_tiles` holds.
+
+        Raises:
+            SlideError: its tables are damaged, or the file cannot be opened.
+        """
+        self.path = path
+        self.level_size = Size(page.imagewidth, page.imagelength)
+        self.tile_size = Size(page.tilewidth, page.tilelength)
+        across, down = (
+            -(-whole // edge) for whole, edge in zip(self.level_size, self.tile_size, strict=True)
+        )
+        self.grid_size = Size(across, down)
+        if not len(page.dataoffsets) == len(page.databytecounts) == across * down:
+            raise SlideError(f"{path}: its table of tiles does not fit its size")
+        self._offsets: Int64Array = np.array(page.dataoffsets, dtype=np.int64)
+        counts = np.array(page.databytecounts, dtype=np.int64)
+        self.byte_counts = counts.reshape(down, across)
+        self._prefix = _prefix(page)
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as cause:
+            raise SlideError(f"{path}: cannot be opened ({cause.strerror})") from cause
+        self._finalizer = weakref.finalize(self, os.close, self._fd)
+        self._file_bytes = os.fstat(self._fd).st_size
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._finalizer()
+
+    def box(self, col: int, row: int) -> Bounds:
+        """The part of a tile that lies on the level, px of the level."""
+        left, top = col * self.tile_size.w, row * self.tile_size.h
+        right = min(left + self.tile_size.w, self.level_size.w)
+        bottom = min(top + self.tile_size.h, self.level_size.h)
+        return Bounds(left, top, right - left, bottom - top)
+
+    def stream(self, col: int, row: int) -> bytes:
+        """A tile as a JPEG stream that needs nothing else.
+
+        Raises:
+            SlideError: the file has no such bytes, or they do not begin as a JPEG does.
+        """
+        index = row * self.grid_size.w + col
+        offset, count = int(self._offsets[index]), int(self.byte_counts[row, col])
+        # Asked before reading: a damaged count may claim more bytes than there is memory.
+        if offset <= 0 or count <= len(_SOI) or offset + count > self._file_bytes:
+            raise SlideError(f"{self.path}: the file has no bytes for tile ({col}, {row})")
+        data = os.pread(self._fd, count, offset)
+        if len(data) < count or not data.startswith(_SOI):
+            raise SlideError(f"{self.path}: tile ({col}, {row}) is no JPEG")
+        return self._prefix + data[len(_SOI) :]
+
+    def decode_into(self, stream: bytes, out: UInt8Array, decode_scale: int) -> None:
+        """Decode a tile's stream, reduced by the decoder itself.
+
+        Args:
+            stream: see :meth:`stream`.
+            out: u8[tile h / decode_scale, tile w / decode_scale, 3], contiguous.
+            decode_scale: 1, 2, 4 or 8: px of the level per px of ``out``. Above 1 only the low
+                frequencies of each 8 x 8 block are transformed.
+
+        Raises:
+            SlideError: the stream is damaged, or of another size than the tiles are.
+        """
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(stream)
+            if (width, height) != self.tile_size:
+                raise SlideError(f"{self.path}: a tile announces {width} x {height} px")
+            simplejpeg.decode_jpeg(
+                stream,
+                colorspace="RGB",
+                min_height=out.shape[0],
+                min_width=out.shape[1],
+                min_factor=decode_scale,
+                buffer=out,
+            )
+        except ValueError as cause:
+            raise SlideError(f"{self.path}: a tile is damaged ({cause})") from cause
+
+    def read(self, region: Bounds, decode_scale: int) -> UInt8Array:
+        """A rectangle of the level, reduced by the decoder.
+
+        Args:
+            region: px of the level, inside it; its corner is a multiple of ``decode_scale``.
+            decode_scale: see :meth:`decode_into`.
+
+        Returns:
+            u8[h / decode_scale, w / decode_scale, 3], rounded up: a last px may lie on the level
+            in part.
+
+        Raises:
+            SlideError: one of its tiles is absent or damaged.
+        """
+        step = Size(self.tile_size.w // decode_scale, self.tile_size.h // decode_scale)
+        left, top = region.x // decode_scale, region.y // decode_scale
+        right = -(-(region.x + region.w) // decode_scale)
+        bottom = -(-(region.y + region.h) // decode_scale)
+        pixels = np.empty((bottom - top, right - left, 3), np.uint8)
+        tile = np.empty((step.h, step.w, 3), np.uint8)
+        for row in range(top // step.h, (bottom - 1) // step.h + 1):
+            y = row * step.h
+            rows = slice(max(top, y), min(bottom, y + step.h))
+            for col in range(left // step.w, (right - 1) // step.w + 1):
+                x = col * step.w
+                cols = slice(max(left, x), min(right, x + step.w))
+                self.decode_into(self.stream(col, row), tile, decode_scale)
+                pixels[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left] = (
+                    tile[rows.start - y : rows.stop - y, cols.start - x : cols.stop - x]
+                )
+        return pixels
+
+
+def has_jpeg_tiles(page: tifffile.TiffPage) -> bool:
+    """Whether a page consists of baseline 8-bit colour JPEG tiles, each decodable on its own."""
+    return (
+        page.is_tiled
+        and page.compression == _JPEG
+        and page.photometric in (_RGB, _YCBCR)
+        and page.bitspersample == 8
+        and page.samplesperpixel == 3
+        and page.planarconfig == 1
+        and page.fillorder == 1
+        and page.imagedepth == page.tiledepth == 1
+        and 0 < max(page.tilewidth, page.tilelength) <= _LARGEST_TILE_PX
+        and page.tilewidth % 16 == page.tilelength % 16 == 0
+    )
+
+
+def jpeg_header(stream: bytes) -> bytes:
+    """What stands before the entropy-coded data of a JPEG stream: tables, sizes, scan header.
+
+    Source: ISO/IEC 10918-1, annex B.
+
+    Raises:
+        ValueError: the markers do not lead to a scan.
+    """
+    position = len(_SOI)
+    while position + 4 <= len(stream) and stream[position] == 0xFF:
+        marker = stream[position + 1]
+        position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
+        if marker == _SOS:
+            return stream[:position]
+    raise ValueError("its markers do not lead to a scan")
+
+
+def _prefix(page: tifffile.TiffPage) -> bytes:
+    """What goes in front of a tile, in place of its own start marker."""
+    colour = _APP14_RGB if page.photometric == _RGB else b""
+    tables = page.jpegtables
+    if tables is None:
+        return _SOI + colour
+    tables = bytes(tables)
+    if not (tables.startswith(_SOI) and tables.rstrip(b"\0").endswith(_EOI)):
+        raise SlideError(f"{page.parent.filename}: its JPEG tables are damaged")
+    return _SOI + colour + tables.rstrip(b"\0")[len(_SOI) : -len(_EOI)]

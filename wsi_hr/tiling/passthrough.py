@@ -1,0 +1,64 @@
+"""Patches that are the slide's own tiles: their JPEG streams go into the store as they are.
+
+Nothing is decoded, so nothing is lost: the store shows the very pixels the scanner's file does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from wsi_hr.errors import SlideError
+from wsi_hr.geometry import PatchGrid, Point, ReadPlan, Size, UInt8Array
+from wsi_hr.slides.jpeg_tiles import JpegTiles, jpeg_header
+
+
+def coincides(grid: PatchGrid, plan: ReadPlan, patch_px: int, tiles: JpegTiles) -> bool:
+    """Whether every patch of ``grid`` is exactly one tile."""
+    if plan.resampled or tiles.tile_size != (patch_px, patch_px):
+        return False
+    corners = np.floor(grid.coords / np.array(plan.decoded_px0) + 0.5)
+    return not (corners % patch_px).any()
+
+
+class TileStreams:
+    """The streams of patches that coincide with tiles.
+
+    Nothing of them is decoded but what proves that they can be: the tables and headers before the
+    entropy-coded data, which all tiles of a level share. A stream that begins otherwise than the
+    last proven one, or does not end as a JPEG does, is decoded once.
+    """
+
+    def __init__(self, tiles: JpegTiles, plan: ReadPlan) -> None:
+        self._tiles = tiles
+        self._plan = plan
+        self._proven = b""
+        self._pixels: UInt8Array = np.empty((tiles.tile_size.h, tiles.tile_size.w, 3), np.uint8)
+
+    def read(self, grid: PatchGrid) -> Iterator[bytes | None]:
+        """The streams of the patches of ``grid`` in its order; None where a tile is damaged."""
+        edge = Size(*self._tiles.tile_size)
+        for xy0 in grid.coords.tolist():
+            corner = self._plan.decoded_corner(Point(*xy0))
+            try:
+                stream = self._tiles.stream(corner.x // edge.w, corner.y // edge.h)
+                self._prove(stream)
+            except SlideError:
+                yield None
+            else:
+                yield stream
+
+    def _prove(self, stream: bytes) -> None:
+        """Make sure that a stream can be decoded.
+
+        Raises:
+            SlideError: it cannot.
+        """
+        if self._proven and stream.startswith(self._proven) and stream.endswith(b"\xff\xd9"):
+            return
+        self._tiles.decode_into(stream, self._pixels, 1)
+        try:
+            self._proven = jpeg_header(stream)
+        except ValueError as cause:
+            raise SlideError(f"{self._tiles.path}: a tile is damaged ({cause})") from cause
