@@ -37,11 +37,9 @@ from wsi_hr.store.shards import find_chunk, index_bytes, parse_index
 from wsi_hr.store.store_info import scale_name
 from wsi_hr.testing.svs import TILE_PX, write_svs
 from wsi_hr.testing.texture import tissue_texture
-from wsi_hr.tiling.overview import read_overview
-from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read, reduced_by_decoder
+from wsi_hr.tiling.survey import Scale, survey_slide
 from wsi_hr.tiling.tile import tile_slide
 from wsi_hr.tiling.tile_pixels import TilePatches
-from wsi_hr.tiling.tissue import segment
 
 _LIMIT_TILES = 1500  # decoded per round; more of the same tell nothing new
 _READ_TILES = 2000
@@ -88,7 +86,8 @@ class Workload:
         self.config = config
         self.store = folder / "s.zarr"
         with open_slide(path) as slide:
-            tiles, self.plan, self.grid = planned(slide, config)
+            tiles, scale = planned(slide, config)
+            self.plan, self.grid = scale.plan, scale.grid
             self.needed = needed_tiles(tiles, self.plan, self.grid)
             rng = np.random.default_rng(0)
             sample = rng.permutation(len(self.needed))[:_LIMIT_TILES]
@@ -217,23 +216,18 @@ def measure_peers(rounds: Rounds, halved: Workload, folder: Path) -> None:
 def mask_s(path: Path, settings: TileConfig) -> float:
     """Seconds from an open slide to its grid."""
     with open_slide(path) as slide:
-
-        def select() -> None:
-            plan = plan_read(slide, settings.spec())
-            mask = segment(read_overview(slide), settings.segmenter)
-            plan_grid(covered_size(slide, plan), slide.bounds, plan, mask, settings.min_tissue)
-
-        return seconds(select)
+        return seconds(lambda: survey_slide(slide, settings))
 
 
 def peak_rss_mib(path: Path, settings: TileConfig) -> float:
     """Greatest resident memory of a process that tiles the slide with one thread."""
     code = (
-        "import resource, sys; from pathlib import Path; from wsi_hr.config import TileConfig; "
+        "import re, sys; from pathlib import Path; from wsi_hr.config import TileConfig; "
         "from wsi_hr.tiling.tile import tile_slide; "
         "config = TileConfig.model_validate_json(sys.argv[3]); "
         "tile_slide(Path(sys.argv[1]), 's', Path(sys.argv[2]), config, None, ''); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "status = Path('/proc/self/status').read_text(); "  # ru_maxrss would be the parent's
+        "print(int(re.search(r'VmHWM:\\s+(\\d+) kB', status)[1]) / 1024)"
     )
     with tempfile.TemporaryDirectory() as out:
         arguments = [str(path), f"{out}/s.zarr", settings.model_dump_json()]
@@ -247,16 +241,12 @@ def config(mpp: float, patch_px: int) -> TileConfig:
     return TileConfig.model_validate({"mpp": mpp, "patch_size": patch_px})
 
 
-def planned(slide: Slide, settings: TileConfig) -> tuple[JpegTiles, ReadPlan, PatchGrid]:
+def planned(slide: Slide, settings: TileConfig) -> tuple[JpegTiles, Scale]:
     """What ``tile_slide`` will read."""
-    plan = plan_read(slide, settings.spec())
-    tiles = checked_tiles(slide, plan.level)
-    if tiles is None:
+    (scale,) = survey_slide(slide, settings).scales
+    if scale.tiles is None:
         sys.exit(f"{slide.path}: its tiles cannot be read directly; give a tiled JPEG slide")
-    plan = reduced_by_decoder(plan)
-    mask = segment(read_overview(slide), settings.segmenter)
-    size = covered_size(slide, plan)
-    return tiles, plan, plan_grid(size, slide.bounds, plan, mask, settings.min_tissue)
+    return scale.tiles, scale
 
 
 def needed_tiles(tiles: JpegTiles, plan: ReadPlan, grid: PatchGrid) -> list[Point]:
@@ -277,7 +267,7 @@ def needed_tiles(tiles: JpegTiles, plan: ReadPlan, grid: PatchGrid) -> list[Poin
 
 def stored_streams(store: PatchStore, order: np.ndarray) -> list[bytes]:
     """The JPEG streams of patches as they lie in the store."""
-    folder = store.path / scale_name(store.info.tile) / "patches"
+    folder = store.path / scale_name(store.info.tile.mpp) / "patches"
     layout = parse_layout((folder / "zarr.json").read_bytes())
     shards: dict[int, bytes] = {}
     streams = []

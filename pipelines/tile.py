@@ -139,7 +139,7 @@ def _finished_store(job: TileJob) -> PatchStore | None:
         same = (
             info.source_size == source.size
             and info.source_edges_sha256 == source.edges_sha256()
-            and not _differing(info.tile.model_dump(mode="json"), job.config)
+            and not _differing(info.asked.model_dump(mode="json"), job.config)
             and _mpp_stands(found, job)
             and (~found.valid).sum() <= job.config.max_unreadable * len(found)
         )

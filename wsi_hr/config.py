@@ -25,6 +25,9 @@ class TileConfig(_Frozen):
     """Slides -> patch stores."""
 
     mpp: float = Field(0.5, gt=0, le=100, description="um per patch pixel")
+    more_mpp: tuple[Annotated[float, Field(gt=0, le=100)], ...] = Field(
+        (), description="further scales in the same store, um per patch pixel"
+    )
     patch_size: int = Field(256, ge=8, le=8192, description="patch edge, px at mpp")
     stride: int | None = Field(None, ge=1, description="grid step, px at mpp; default: patch_size")
     mpp_tolerance: float = Field(
@@ -49,6 +52,21 @@ class TileConfig(_Frozen):
     )
     deadline_s: float = Field(3600, gt=0, description="a slide that takes longer is killed")
     memory_gib: float = Field(4, gt=0, description="memory limit of one slide's process, GiB")
+
+    @model_validator(mode="after")
+    def _each_scale_once(self) -> TileConfig:
+        if len(set(self.scales)) < len(self.scales):
+            raise ValueError("mpp and more_mpp must all differ")
+        return self
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """All mpp asked, the main one first."""
+        return (self.mpp, *self.more_mpp)
+
+    def at(self, mpp: float) -> TileConfig:
+        """The same settings with ``mpp`` as the only scale."""
+        return self.model_copy(update={"mpp": mpp, "more_mpp": ()})
 
     @property
     def stride_px(self) -> int:

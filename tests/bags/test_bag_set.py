@@ -34,6 +34,7 @@ def write_store(folder: Path, slide_id: str, *, readable: bool = True) -> Path:
         mode="raw",
         plan=ReadPlan(0, Pair(1, 1), Pair(1, 1), Pair(PX, PX), Pair(PX, PX)),
         tile=tile,
+        asked=tile,
         segmenter=tile.segmenter,
         mask_downsample=Pair(16, 16),
         wsi_hr_version="0",

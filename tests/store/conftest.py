@@ -58,6 +58,7 @@ class StoreMaker:
         )
         self.readable: BoolArray = np.ones(num_patches, dtype=np.bool_)
         self.readable[[index for index in unreadable if index < num_patches]] = False
+        tile = TileConfig(patch_size=PATCH_PX, codec=codec)  # pyright: ignore
         self.info = StoreInfo(
             slide_id="slide-1",
             source_name="slide-1.svs",
@@ -71,7 +72,8 @@ class StoreMaker:
             reader="OpenSlide",
             mode=codec,
             plan=ReadPlan(1, Pair(4.0, 4.0001), Pair(0.5, 0.4999), footprint, footprint),
-            tile=TileConfig(patch_size=PATCH_PX, codec=codec),  # pyright: ignore
+            tile=tile,
+            asked=tile,
             segmenter="saturation_otsu",
             mask_downsample=Pair(64.0, 63.5),
             wsi_hr_version="0.1.0",

@@ -181,6 +181,33 @@ def damage_tile(path: Path, tile: int, how: str) -> None:
                 handle.write((30_000).to_bytes(2, "big") * 2)
 
 
+def test_several_scales_in_one_store(tmp_path, slide_path):
+    settings = {"mpp": 0.25, "more_mpp": [0.5, 1.0], "patch_size": 128, "codec": "raw"}
+    store = tiled(slide_path, tmp_path / "s.zarr", **settings)
+    assert store.info.tile.mpp == 0.25
+    assert store.info.asked.scales == (0.25, 0.5, 1.0)
+    for mpp in (0.25, 0.5, 1.0):
+        seen = PatchStore.open(tmp_path / "s.zarr", mpp)
+        alone = tiled(
+            slide_path, tmp_path / f"{mpp}.zarr", **(settings | {"mpp": mpp, "more_mpp": []})
+        )
+        assert seen.info.tile == alone.info.tile
+        assert seen.info.plan == alone.info.plan
+        assert np.array_equal(seen.grid.coords, alone.grid.coords)
+        everything = np.arange(len(alone))
+        assert np.array_equal(seen.read(everything), alone.read(everything))
+    elsewhere = PatchStore.open(tmp_path / "s.zarr", 0.7)
+    assert elsewhere.info.tile.mpp == 0.25, "a scale that is not there: the first"
+
+
+def test_a_scale_without_patches_is_told(tmp_path, slide_path):
+    config = TileConfig.model_validate({"mpp": 0.25, "more_mpp": [2.0]})
+    result = tile_slide(slide_path, "s", tmp_path / "s.zarr", config, None, "x")
+    assert result.status == "done"
+    assert result.reason.startswith("at 2 um/px smaller than one patch (1280 x 1024 px")
+    assert verify_store(tmp_path / "s.zarr") == []
+
+
 @pytest.mark.data
 def test_passthrough_of_a_real_slide(tmp_path, shared_data):
     path = shared_data / "slides/aperio/CMU-1-Small-Region.svs"

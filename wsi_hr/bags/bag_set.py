@@ -17,14 +17,22 @@ class BagSet:
     Args:
         folder: what ``wsi-hr tile`` wrote.
         labels: class index of each slide; slides without one can be opened for prediction.
+        mpp: which scale of a store to take, where it has several; None, or where it does not have
+            this one: its first.
         max_open: stores kept open; their coordinates stay in memory, their pixels never do.
     """
 
     def __init__(
-        self, folder: Path, labels: Mapping[str, int] | None = None, *, max_open: int = 256
+        self,
+        folder: Path,
+        labels: Mapping[str, int] | None = None,
+        *,
+        mpp: float | None = None,
+        max_open: int = 256,
     ) -> None:
         self.folder = folder
         self._labels = dict(labels or {})
+        self._mpp = mpp
         self._max_open = max_open
         self._open: OrderedDict[str, PatchStore] = OrderedDict()
 
@@ -61,7 +69,7 @@ class BagSet:
 
     def _opened(self, slide_id: str) -> PatchStore:
         path = self.path(slide_id)
-        store = PatchStore.open(path)
+        store = PatchStore.open(path, self._mpp)
         if store.slide_id != slide_id:
             # a copied or renamed store would count one slide twice, or under a wrong label
             raise StoreError(

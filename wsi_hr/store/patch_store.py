@@ -67,8 +67,13 @@ class PatchStore:
         self._num_patches = len(valid)
 
     @classmethod
-    def open(cls, path: Path) -> PatchStore:
-        """Open the store at ``path``.
+    def open(cls, path: Path, mpp: float | None = None) -> PatchStore:
+        """Open the store at ``path``, at one of its scales.
+
+        Args:
+            path: where it is.
+            mpp: the asked um per patch px of the scale; where the store has no such scale, or None
+                is given, its first.
 
         Of the patches, the mask and the thumbnail only the sizes are checked here, their bytes when
         they are read; all else is read and compared with the manifest.
@@ -79,9 +84,13 @@ class PatchStore:
         manifest = read_manifest(path)
         check_sizes(path, manifest)
         try:
-            info = StoreInfo.from_json(_attributes(path, manifest, "zarr.json"))
-            scale = scale_name(info.tile)
-            shape = _attributes(path, manifest, f"{scale}/zarr.json")["grid_shape"]
+            root = _attributes(path, manifest, "zarr.json")
+            scale = scale_name(root["tile"]["mpp"])
+            if mpp is not None and f"{scale_name(mpp)}/zarr.json" in manifest.files:
+                scale = scale_name(mpp)
+            of_scale = _attributes(path, manifest, f"{scale}/zarr.json")
+            info = StoreInfo.from_json(root, of_scale)
+            shape = of_scale["grid_shape"]
             layout = parse_layout(read_checked(path, manifest, f"{scale}/patches/zarr.json"))
             grid = PatchGrid(
                 coords=read_small_array(path, manifest, f"{scale}/coords"),

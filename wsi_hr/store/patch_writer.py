@@ -63,23 +63,14 @@ class PatchStoreWriter:
             )
         self._path = path
         self._folder = path.with_name(path.name + TMP_SUFFIX)
-        self._scale = self._folder / scale_name(info.tile)
-        self._valid = np.zeros(len(grid), dtype=np.bool_)
-        self._num_written = 0
-        self._chunks: list[bytes | None] = []
         self._shards: dict[str, FileEntry] = {}
         with self._mendable_errors():
             sweep(path)
             self._folder.mkdir(parents=True)
-            write_group(self._folder, info.as_json())
-            write_group(self._scale, {"grid_shape": list(grid.shape)})
+            write_group(self._folder, info.root_json())
             write_small_array(self._folder / "mask", mask.mask.astype(np.uint8), ("y", "x"))
             write_small_array(self._folder / "thumbnail", thumbnail, ("y", "x", "channel"))
-            write_small_array(self._scale / "coords", grid.coords, ("patch", "xy"))
-            write_small_array(self._scale / "cells", grid.cells, ("patch", "row_col"))
-            write_small_array(self._scale / "tissue", grid.tissue, ("patch",))
-            write_patches_metadata(self._scale / "patches", len(grid), info.tile)
-            self._layout = parse_layout((self._scale / "patches" / "zarr.json").read_bytes())
+        self._start_scale(info, grid)
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +82,21 @@ class PatchStoreWriter:
         traceback: TracebackType | None,
     ) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def next_scale(self, info: StoreInfo, grid: PatchGrid) -> None:
+        """Finish a scale and start another.
+
+        Args:
+            info: what the store says of itself at that scale.
+            grid: its N patches, N > 0, in the order in which they are written and read.
+
+        Raises:
+            ValueError: patches of the scale before are missing, or the arguments do not fit.
+            StoreError: the disk does not take it.
+        """
+        _check_scale(info, grid)
+        self._finish_scale()
+        self._start_scale(info, grid)
 
     def write(self, chunks: Sequence[bytes | None]) -> None:
         """Write the next patches, in the grid's order.
@@ -123,13 +129,30 @@ class PatchStoreWriter:
             ValueError: patches are missing.
             StoreError: the disk does not take it.
         """
+        self._finish_scale()
+        with self._mendable_errors():
+            commit_folder(self._folder, self._path, self._shards)
+
+    def _start_scale(self, info: StoreInfo, grid: PatchGrid) -> None:
+        self._scale = self._folder / scale_name(info.tile.mpp)
+        self._valid = np.zeros(len(grid), dtype=np.bool_)
+        self._num_written = 0
+        self._chunks: list[bytes | None] = []
+        with self._mendable_errors():
+            write_group(self._scale, info.scale_json() | {"grid_shape": list(grid.shape)})
+            write_small_array(self._scale / "coords", grid.coords, ("patch", "xy"))
+            write_small_array(self._scale / "cells", grid.cells, ("patch", "row_col"))
+            write_small_array(self._scale / "tissue", grid.tissue, ("patch",))
+            write_patches_metadata(self._scale / "patches", len(grid), info.tile)
+            self._layout = parse_layout((self._scale / "patches" / "zarr.json").read_bytes())
+
+    def _finish_scale(self) -> None:
         if self._num_written != len(self._valid):
             raise ValueError(f"{self._num_written} of {len(self._valid)} patches were written")
         if self._chunks:
             self._write_shard()
         with self._mendable_errors():
             write_small_array(self._scale / "valid", self._valid, ("patch",))
-            commit_folder(self._folder, self._path, self._shards)
 
     def _write_shard(self) -> None:
         number = (self._num_written - 1) // self._layout.num_slots
@@ -156,23 +179,41 @@ class PatchStoreWriter:
 def _check(
     path: Path, info: StoreInfo, grid: PatchGrid, mask: TissueMask, thumbnail: UInt8Array
 ) -> None:
+    _refuse(
+        info,
+        {
+            f"{path.name} does not end in {STORE_SUFFIX}": path.suffix == STORE_SUFFIX,
+            "the mask is not bool[H, W]": mask.mask.dtype == np.bool_ and mask.mask.ndim == 2,
+            "the mask is empty": mask.mask.size > 0,
+            "the mask is not the one the info describes": mask.method == info.segmenter
+            and mask.downsample == info.mask_downsample,
+            "the thumbnail is not u8[h, w, 3]": thumbnail.dtype == np.uint8
+            and thumbnail.ndim == 3
+            and thumbnail.shape[2] == 3
+            and thumbnail.size > 0,
+        },
+    )
+    _check_scale(info, grid)
+
+
+def _check_scale(info: StoreInfo, grid: PatchGrid) -> None:
     num = len(grid)
-    problems = {
-        f"{path.name} does not end in {STORE_SUFFIX}": path.suffix == STORE_SUFFIX,
-        "there are no patches": num > 0,
-        "coords are not i32[N, 2]": grid.coords.dtype == np.int32 and grid.coords.shape == (num, 2),
-        "cells are not i32[N, 2]": grid.cells.dtype == np.int32 and grid.cells.shape == (num, 2),
-        "tissue is not f32[N]": grid.tissue.dtype == np.float32 and grid.tissue.shape == (num,),
-        "the grid's footprint is not the plan's": grid.patch_px0 == info.plan.patch_px0,
-        "the mask is not bool[H, W]": mask.mask.dtype == np.bool_ and mask.mask.ndim == 2,
-        "the mask is empty": mask.mask.size > 0,
-        "the mask is not the one the info describes": mask.method == info.segmenter
-        and mask.downsample == info.mask_downsample,
-        "the thumbnail is not u8[h, w, 3]": thumbnail.dtype == np.uint8
-        and thumbnail.ndim == 3
-        and thumbnail.shape[2] == 3
-        and thumbnail.size > 0,
-    }
+    coords, cells, tissue = grid.coords, grid.cells, grid.tissue
+    _refuse(
+        info,
+        {
+            "there are no patches": num > 0,
+            "coords are not i32[N, 2]": coords.dtype == np.int32 and coords.shape == (num, 2),
+            "cells are not i32[N, 2]": cells.dtype == np.int32 and cells.shape == (num, 2),
+            "tissue is not f32[N]": tissue.dtype == np.float32 and tissue.shape == (num,),
+            "the grid's footprint is not the plan's": grid.patch_px0 == info.plan.patch_px0,
+            "the scale was not asked": info.tile == info.asked.at(info.tile.mpp)
+            and info.tile.mpp in info.asked.scales,
+        },
+    )
+
+
+def _refuse(info: StoreInfo, problems: dict[str, bool]) -> None:
     broken = [problem for problem, fine in problems.items() if not fine]
     if broken:
         raise ValueError(f"{info.slide_id}: {'; '.join(broken)}")

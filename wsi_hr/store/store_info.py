@@ -1,4 +1,8 @@
-"""What a patch store says of itself: which slide, how it was read, with which settings."""
+"""What a patch store says of itself: which slide, how it was read, with which settings.
+
+A store holds one group per asked mpp. What is of the slide stands in the attributes of its root,
+what is of a scale in those of the scale's group; a :class:`StoreInfo` is both, for one scale.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from wsi_hr.store.manifest import SCHEMA_VERSION
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """The attributes of a store's root group.
+    """The attributes of a store, seen at one of its scales.
 
     Attributes:
         slide_id: which slide.
@@ -31,7 +35,8 @@ class StoreInfo:
             that opened it), or that library.
         mode: ``passthrough`` (patches are the slide's own tiles), ``jpeg`` or ``raw``.
         plan: how the slide gave the patches.
-        tile: the settings it was cut with, complete.
+        tile: the settings of this scale.
+        asked: the settings of the store, with all scales.
         segmenter: what drew the tissue mask.
         mask_downsample: level-0 px per mask px, per axis.
         wsi_hr_version: the version that wrote the store.
@@ -50,14 +55,15 @@ class StoreInfo:
     mode: str
     plan: ReadPlan
     tile: TileConfig
+    asked: TileConfig
     segmenter: str
     mask_downsample: Pair
     wsi_hr_version: str
     source_edges_sha256: str = ""
     schema_version: int = SCHEMA_VERSION
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain dicts, lists, texts and numbers; :meth:`from_json` gives an equal object back."""
+    def root_json(self) -> dict[str, Any]:
+        """What is of the slide, as plain dicts, lists, texts and numbers; see :meth:`from_json`."""
         return {
             "schema_version": self.schema_version,
             "wsi_hr_version": self.wsi_hr_version,
@@ -67,11 +73,20 @@ class StoreInfo:
             "source_sha256": self.source_sha256,
             "source_edges_sha256": self.source_edges_sha256,
             "vendor": self.vendor,
-            "reader": self.reader,
-            "mode": self.mode,
             "mpp": asdict(self.mpp),
             "level0_size": list(self.level0_size),
             "bounds": list(self.bounds),
+            "tile": self.asked.model_dump(mode="json"),
+            "segmenter": self.segmenter,
+            "mask_downsample": list(self.mask_downsample),
+        }
+
+    def scale_json(self) -> dict[str, Any]:
+        """What is of this scale."""
+        return {
+            "mpp": self.tile.mpp,
+            "reader": self.reader,
+            "mode": self.mode,
             "plan": {
                 "level": self.plan.level,
                 "level_downsample": list(self.plan.level_downsample),
@@ -80,20 +95,18 @@ class StoreInfo:
                 "stride_px0": list(self.plan.stride_px0),
                 "decode_scale": self.plan.decode_scale,
             },
-            "tile": self.tile.model_dump(mode="json"),
-            "segmenter": self.segmenter,
-            "mask_downsample": list(self.mask_downsample),
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Build it from what :meth:`as_json` gave.
+    def from_json(cls, data: Mapping[str, Any], scale: Mapping[str, Any]) -> Self:
+        """Build it from what :meth:`root_json` and :meth:`scale_json` gave; an equal one.
 
         Raises:
             ValueError: something is missing, unknown or of the wrong kind.
         """
         try:
-            plan = data["plan"]
+            plan = scale["plan"]
+            asked = TileConfig.model_validate(data["tile"])
             plain = {
                 name: data[name]
                 for name in (
@@ -105,8 +118,6 @@ class StoreInfo:
                     "source_sha256",
                     "source_edges_sha256",
                     "vendor",
-                    "reader",
-                    "mode",
                     "segmenter",
                 )
             }
@@ -122,7 +133,10 @@ class StoreInfo:
                     stride_px0=Pair(*plan["stride_px0"]),
                     decode_scale=plan["decode_scale"],
                 ),
-                tile=TileConfig.model_validate(data["tile"]),
+                reader=scale["reader"],
+                mode=scale["mode"],
+                tile=asked.at(scale["mpp"]),
+                asked=asked,
                 mask_downsample=Pair(*data["mask_downsample"]),
                 **plain,
             )
@@ -133,6 +147,6 @@ class StoreInfo:
             raise ValueError(f"not the attributes of a patch store ({cause})") from cause
 
 
-def scale_name(tile: TileConfig) -> str:
-    """Name of the group that holds the patches at the asked mpp, e.g. ``scale_0.5``."""
-    return f"scale_{tile.mpp}"
+def scale_name(mpp: float) -> str:
+    """Name of the group that holds the patches at an asked mpp, e.g. ``scale_0.5``."""
+    return f"scale_{mpp}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +13,14 @@ from PIL import Image
 from wsi_hr import __version__
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import SlideError
-from wsi_hr.geometry import PatchGrid, ReadPlan, TissueMask, UInt8Array
-from wsi_hr.slides.jpeg_tiles import JpegTiles
+from wsi_hr.geometry import UInt8Array
 from wsi_hr.slides.open import open_slide
-from wsi_hr.slides.self_check import checked_tiles
 from wsi_hr.slides.slide import Slide
 from wsi_hr.slides.source import Source
-from wsi_hr.store.chunks import chunk_codec_for
 from wsi_hr.store.patch_store import PatchStoreWriter, StoreInfo
-from wsi_hr.tiling.blocks import BlockEncoder, encode_grid
-from wsi_hr.tiling.overview import Overview, read_overview
-from wsi_hr.tiling.passthrough import TileStreams, coincides
-from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read, reduced_by_decoder
-from wsi_hr.tiling.read import SlidePatches
-from wsi_hr.tiling.tile_pixels import TilePatches
-from wsi_hr.tiling.tissue import segment
+from wsi_hr.tiling.blocks import encode_grid
+from wsi_hr.tiling.overview import Overview
+from wsi_hr.tiling.survey import Scale, Survey, survey_slide
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +36,7 @@ class TileResult:
         slide_id: the slide.
         status: ``done`` (a store was written) or ``no_tissue`` (there is none).
         reason: why there is none, one clause; how many patches were unreadable, if any.
-        num_patches: patches in the store, unreadable ones included.
+        num_patches: patches in the store at its main mpp, unreadable ones included.
         mpp: um per level-0 px, mean of both axes.
         mpp_source: whose word the mpp is.
         source_sha256: SHA-256 of the slide's bytes.
@@ -92,112 +84,92 @@ def tile_slide(
     with open_slide(
         path, slide_id=slide_id, mpp_override=mpp_override, mpp_source=mpp_source
     ) as slide:
-        plan = plan_read(slide, config.spec())
-        tiles = checked_tiles(slide, plan.level)
-        if tiles is not None and config.resample == "fast":
-            plan = reduced_by_decoder(plan)
-        assert slide.mpp is not None, "plan_read refuses a slide without mpp"
-        overview = read_overview(slide)
-        mask = segment(overview, config.segmenter)
-        grid = plan_grid(covered_size(slide, plan), slide.bounds, plan, mask, config.min_tissue)
-        unreadable = 0
-        if len(grid):
-            passthrough = (
-                config.codec == "auto"
-                and tiles is not None
-                and coincides(grid, plan, config.patch_size, tiles)
-            )
-            info = StoreInfo(
-                slide_id=slide_id,
-                source_name=os.fsencode(path.name).decode("utf-8", "backslashreplace"),
-                source_size=source.size,
-                source_sha256=digest,
-                source_edges_sha256=source.edges_sha256(),
-                mpp=slide.mpp,
-                level0_size=slide.level_dimensions[0],
-                bounds=slide.bounds,
-                vendor=slide.vendor,
-                reader=slide.reader if tiles is None else "jpeg tiles",
-                mode=_mode(config, passthrough=passthrough),
-                plan=plan,
-                tile=config,
-                segmenter=mask.method,
-                mask_downsample=mask.downsample,
-                wsi_hr_version=__version__,
-            )
-            thumbnail = _thumbnail(slide, overview)
-            with PatchStoreWriter(store_path, info, grid, mask, thumbnail) as writer:
-                encoder = _encoder(slide, tiles, plan, config, passthrough=passthrough)
-                unreadable = _write_patches(slide, grid, encoder, config, writer, threads)
+        survey = survey_slide(slide, config)
+        main = survey.scales[0]
+        notes = []
+        if len(main.grid):
+            with PatchStoreWriter(
+                store_path,
+                _info(slide, source, digest, config, survey, main),
+                main.grid,
+                survey.mask,
+                _thumbnail(slide, survey.overview),
+            ) as writer:
+                for scale in survey.scales:
+                    if not len(scale.grid):
+                        notes.append(_at(scale, config, scale.why_empty(survey.mask)))
+                        continue
+                    if scale is not main:
+                        info = _info(slide, source, digest, config, survey, scale)
+                        writer.next_scale(info, scale.grid)
+                    unreadable = _write_patches(scale, writer, threads)
+                    if unreadable:
+                        lost = f"{unreadable} of {len(scale.grid)} patches unreadable"
+                        notes.append(_at(scale, config, lost))
                 source.check_unchanged()
                 writer.commit()
-            reason = f"{unreadable} of {len(grid)} patches unreadable" if unreadable else ""
         else:
             source.check_unchanged()
-            reason = _why_empty(slide, plan, grid, mask, config)
+            notes = [main.why_empty(survey.mask)]
+        assert slide.mpp is not None, "a slide without mpp cannot be planned"
         return TileResult(
             slide_id=slide_id,
-            status="done" if len(grid) else "no_tissue",
-            reason=reason,
-            num_patches=len(grid),
+            status="done" if len(main.grid) else "no_tissue",
+            reason="; ".join(notes),
+            num_patches=len(main.grid),
             mpp=slide.mpp.mean,
             mpp_source=slide.mpp.source,
             source_sha256=digest,
         )
 
 
-def _mode(config: TileConfig, *, passthrough: bool) -> str:
-    """How the patches of a slide are stored."""
-    if config.codec == "raw":
-        return "raw"
-    return "passthrough" if passthrough else "jpeg"
-
-
-def _encoder(
-    slide: Slide,
-    tiles: JpegTiles | None,
-    plan: ReadPlan,
-    config: TileConfig,
-    *,
-    passthrough: bool,
-) -> BlockEncoder:
-    """The shortest way from this slide to chunks."""
-    fast = config.resample == "fast"
-    by_slide = SlidePatches(slide, plan, config.patch_size, fast=fast)
-    codec = chunk_codec_for(config)
-    if tiles is None:
-        return BlockEncoder(by_slide, codec)
-    if passthrough:
-        return BlockEncoder(by_slide, codec, open_streams=lambda: TileStreams(tiles, plan))
-    return BlockEncoder(
-        by_slide,
-        codec,
-        open_tiles=lambda: TilePatches(tiles, plan, config.patch_size, fast=fast),
+def _info(
+    slide: Slide, source: Source, digest: str, config: TileConfig, survey: Survey, scale: Scale
+) -> StoreInfo:
+    """What the store says of itself at one scale."""
+    assert slide.mpp is not None, "a slide without mpp cannot be planned"
+    return StoreInfo(
+        slide_id=slide.slide_id,
+        source_name=os.fsencode(slide.path.name).decode("utf-8", "backslashreplace"),
+        source_size=source.size,
+        source_sha256=digest,
+        source_edges_sha256=source.edges_sha256(),
+        mpp=slide.mpp,
+        level0_size=slide.level_dimensions[0],
+        bounds=slide.bounds,
+        vendor=slide.vendor,
+        reader=scale.reader,
+        mode=scale.mode,
+        plan=scale.plan,
+        tile=scale.config,
+        asked=config,
+        segmenter=survey.mask.method,
+        mask_downsample=survey.mask.downsample,
+        wsi_hr_version=__version__,
     )
 
 
-def _write_patches(
-    slide: Slide,
-    grid: PatchGrid,
-    encoder: BlockEncoder,
-    config: TileConfig,
-    writer: PatchStoreWriter,
-    threads: int,
-) -> int:
-    """Encode and write all patches; the number of unreadable ones."""
+def _at(scale: Scale, config: TileConfig, note: str) -> str:
+    """A note that names its scale, where there are several."""
+    return note if len(config.scales) == 1 else f"at {scale.config.mpp:g} um/px {note}"
+
+
+def _write_patches(scale: Scale, writer: PatchStoreWriter, threads: int) -> int:
+    """Encode and write the patches of one scale; the number of unreadable ones."""
+    grid, config, path = scale.grid, scale.config, scale.slide.path
     num_read = unreadable = 0
-    for chunks in encode_grid(grid, encoder, patch_px=config.patch_size, threads=threads):
+    for chunks in encode_grid(grid, scale.encoder(), patch_px=config.patch_size, threads=threads):
         num_read += len(chunks)
         unreadable += chunks.count(None)
         if unreadable > config.max_unreadable * len(grid):
             raise SlideError(
-                f"{slide.path}: {unreadable} of the first {num_read} patches (of {len(grid)}) "
-                f"cannot be read, more than max_unreadable = {config.max_unreadable:g} allows; the "
-                "file is damaged, copy it again from its source or raise tile.max_unreadable"
+                f"{path}: {unreadable} of the first {num_read} patches (of {len(grid)}) cannot be "
+                f"read, more than max_unreadable = {config.max_unreadable:g} allows; the file is "
+                "damaged, copy it again from its source or raise tile.max_unreadable"
             )
         writer.write(chunks)
     if unreadable:
-        logger.warning("%s: %d of %d patches unreadable", slide.path, unreadable, len(grid))
+        logger.warning("%s: %d of %d patches unreadable", path, unreadable, len(grid))
     return unreadable
 
 
@@ -210,21 +182,3 @@ def _thumbnail(slide: Slide, overview: Overview) -> UInt8Array:
         picture = Image.fromarray(overview.rgb)
         picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
         return np.asarray(picture)
-
-
-def _why_empty(
-    slide: Slide, plan: ReadPlan, grid: PatchGrid, mask: TissueMask, config: TileConfig
-) -> str:
-    """Why a slide has no patch, one clause."""
-    if 0 in grid.shape:
-        need = (math.ceil(plan.patch_px0.x - 1e-6), math.ceil(plan.patch_px0.y - 1e-6))
-        return (
-            f"smaller than one patch ({slide.bounds.w} x {slide.bounds.h} px at level 0, a patch "
-            f"needs {need[0]} x {need[1]})"
-        )
-    if not mask.mask.any():
-        return "no tissue found"
-    return (
-        f"no patch has {100 * config.min_tissue:g} % tissue (tissue covers "
-        f"{100 * mask.mask.mean():.2g} % of the slide)"
-    )

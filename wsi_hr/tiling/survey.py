@@ -1,0 +1,119 @@
+"""What a slide will give, known before a patch is read: its mask, and per asked mpp its grid."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from wsi_hr.config import TileConfig
+from wsi_hr.geometry import PatchGrid, ReadPlan, TissueMask
+from wsi_hr.slides.jpeg_tiles import JpegTiles
+from wsi_hr.slides.self_check import checked_tiles
+from wsi_hr.slides.slide import Slide
+from wsi_hr.store.chunks import chunk_codec_for
+from wsi_hr.tiling.blocks import BlockEncoder
+from wsi_hr.tiling.overview import Overview, read_overview
+from wsi_hr.tiling.passthrough import TileStreams, coincides
+from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read, reduced_by_decoder
+from wsi_hr.tiling.read import SlidePatches
+from wsi_hr.tiling.tile_pixels import TilePatches
+from wsi_hr.tiling.tissue import segment
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a slide gives the patches of one asked mpp.
+
+    Attributes:
+        slide: open slide.
+        config: the settings, with this mpp alone.
+        plan: the level that is read.
+        tiles: its JPEG tiles; None: the slide's reader reads.
+        grid: the patches, perhaps none.
+    """
+
+    slide: Slide
+    config: TileConfig
+    plan: ReadPlan
+    tiles: JpegTiles | None
+    grid: PatchGrid
+
+    @property
+    def reader(self) -> str:
+        """What reads the patches."""
+        return self.slide.reader if self.tiles is None else "jpeg tiles"
+
+    @property
+    def mode(self) -> str:
+        """How they are stored: ``passthrough``, ``jpeg`` or ``raw``."""
+        if self.config.codec != "auto":
+            return self.config.codec
+        edge = self.config.patch_size
+        copied = self.tiles is not None and coincides(self.grid, self.plan, edge, self.tiles)
+        return "passthrough" if copied else "jpeg"
+
+    def encoder(self) -> BlockEncoder:
+        """The shortest way from the slide to chunks."""
+        tiles, plan, edge = self.tiles, self.plan, self.config.patch_size
+        fast = self.config.resample == "fast"
+        by_slide = SlidePatches(self.slide, plan, edge, fast=fast)
+        codec = chunk_codec_for(self.config)
+        if tiles is None:
+            return BlockEncoder(by_slide, codec)
+        if self.mode == "passthrough":
+            return BlockEncoder(by_slide, codec, open_streams=lambda: TileStreams(tiles, plan))
+        return BlockEncoder(
+            by_slide, codec, open_tiles=lambda: TilePatches(tiles, plan, edge, fast=fast)
+        )
+
+    def why_empty(self, mask: TissueMask) -> str:
+        """Why there is no patch, one clause."""
+        px0, bounds = self.plan.patch_px0, self.slide.bounds
+        if 0 in self.grid.shape:
+            need = (math.ceil(px0.x - 1e-6), math.ceil(px0.y - 1e-6))
+            return (
+                f"smaller than one patch ({bounds.w} x {bounds.h} px at level 0, a patch "
+                f"needs {need[0]} x {need[1]})"
+            )
+        if not mask.mask.any():
+            return "no tissue found"
+        return (
+            f"no patch has {100 * self.config.min_tissue:g} % tissue (tissue covers "
+            f"{100 * mask.mask.mean():.2g} % of the slide)"
+        )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a slide will give.
+
+    Attributes:
+        overview: the slide at low power.
+        mask: where there is tissue.
+        scales: one per asked mpp, the main one first.
+    """
+
+    overview: Overview
+    mask: TissueMask
+    scales: tuple[Scale, ...]
+
+
+def survey_slide(slide: Slide, config: TileConfig) -> Survey:
+    """Look a slide over and lay out its patches.
+
+    Raises:
+        SlideError: the slide's mpp is unknown, it is coarser than asked, or it cannot be read at
+            low power.
+    """
+    plans = [plan_read(slide, config.at(mpp).spec()) for mpp in config.scales]
+    overview = read_overview(slide)
+    mask = segment(overview, config.segmenter)
+    scales = []
+    for mpp, plan in zip(config.scales, plans, strict=True):
+        tiles = checked_tiles(slide, plan.level)
+        if tiles is not None and config.resample == "fast":
+            plan = reduced_by_decoder(plan)
+        size = covered_size(slide, plan)
+        grid = plan_grid(size, slide.bounds, plan, mask, config.min_tissue)
+        scales.append(Scale(slide, config.at(mpp), plan, tiles, grid))
+    return Survey(overview, mask, tuple(scales))
