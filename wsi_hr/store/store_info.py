@@ -35,6 +35,8 @@ class StoreInfo:
         segmenter: what drew the tissue mask.
         mask_downsample: level-0 px per mask px, per axis.
         wsi_hr_version: the version that wrote the store.
+        coords_sha256: SHA-256 of the coordinates file that gave the grid, hexadecimal; empty where
+            the tissue mask did.
         schema_version: the layout of the store.
     """
 
@@ -54,6 +56,7 @@ class StoreInfo:
     mask_downsample: Pair
     wsi_hr_version: str
     source_edges_sha256: str = ""
+    coords_sha256: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -83,6 +86,7 @@ class StoreInfo:
             "tile": self.tile.model_dump(mode="json"),
             "segmenter": self.segmenter,
             "mask_downsample": list(self.mask_downsample),
+            "coords_sha256": self.coords_sha256,
         }
 
     @classmethod
@@ -108,6 +112,7 @@ class StoreInfo:
                     "reader",
                     "mode",
                     "segmenter",
+                    "coords_sha256",
                 )
             }
             return cls(

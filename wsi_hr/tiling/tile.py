@@ -14,6 +14,7 @@ from PIL import Image
 from wsi_hr import __version__
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import SlideError
+from wsi_hr.exchange.coords_h5 import read_coords
 from wsi_hr.geometry import PatchGrid, ReadPlan, TissueMask, UInt8Array
 from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.slides.open import open_slide
@@ -23,6 +24,7 @@ from wsi_hr.slides.source import Source
 from wsi_hr.store.chunks import chunk_codec_for
 from wsi_hr.store.patch_store import PatchStoreWriter, StoreInfo
 from wsi_hr.tiling.blocks import BlockEncoder, encode_grid
+from wsi_hr.tiling.given_grid import grid_from_coords
 from wsi_hr.tiling.overview import Overview, read_overview
 from wsi_hr.tiling.passthrough import TileStreams, coincides
 from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read, reduced_by_decoder
@@ -67,6 +69,7 @@ def tile_slide(
     mpp_override: float | None,
     mpp_source: str,
     threads: int = 1,
+    coords: Path | None = None,
 ) -> TileResult:
     """Cut the tissue of one slide into a patch store.
 
@@ -78,6 +81,7 @@ def tile_slide(
         mpp_override: um per level-0 px that replaces what the file says; None: the file's.
         mpp_source: whose word ``mpp_override`` is.
         threads: blocks of patches worked on at a time; the store does not depend on it.
+        coords: a CLAM or TRIDENT file with the patches to cut; None: those with enough tissue.
 
     Returns:
         ``done`` or ``no_tissue``; anything else is an error.
@@ -85,8 +89,10 @@ def tile_slide(
     Raises:
         SlideError: the slide cannot be opened, has no plausible mpp, is coarser than asked, has
             too many unreadable patches, or changed while it was read.
+        CoordsError: ``coords`` cannot be read, or does not fit the slide or what is asked.
         StoreError: the store cannot be written.
     """
+    given = None if coords is None else read_coords(coords)
     source = Source.of(path)
     digest = source.sha256()
     with open_slide(
@@ -99,7 +105,11 @@ def tile_slide(
         assert slide.mpp is not None, "plan_read refuses a slide without mpp"
         overview = read_overview(slide)
         mask = segment(overview, config.segmenter)
-        grid = plan_grid(covered_size(slide, plan), slide.bounds, plan, mask, config.min_tissue)
+        grid = (
+            plan_grid(covered_size(slide, plan), slide.bounds, plan, mask, config.min_tissue)
+            if given is None
+            else grid_from_coords(given, slide, plan, mask, config.mpp_tolerance)
+        )
         unreadable = 0
         if len(grid):
             passthrough = (
@@ -124,6 +134,7 @@ def tile_slide(
                 segmenter=mask.method,
                 mask_downsample=mask.downsample,
                 wsi_hr_version=__version__,
+                coords_sha256="" if given is None else given.sha256,
             )
             thumbnail = _thumbnail(slide, overview)
             with PatchStoreWriter(store_path, info, grid, mask, thumbnail) as writer:
@@ -134,7 +145,11 @@ def tile_slide(
             reason = f"{unreadable} of {len(grid)} patches unreadable" if unreadable else ""
         else:
             source.check_unchanged()
-            reason = _why_empty(slide, plan, grid, mask, config)
+            reason = (
+                _why_empty(slide, plan, grid, mask, config)
+                if given is None
+                else f"{given.path.name} lists no patch"
+            )
         return TileResult(
             slide_id=slide_id,
             status="done" if len(grid) else "no_tissue",
