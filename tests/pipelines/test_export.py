@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import signal
+import tarfile
 import time
 from pathlib import Path
 
@@ -56,6 +57,24 @@ def test_every_slide_gets_one_row_and_one_output(cli, store, tmp_path, form, tre
     before = tree(out)
     assert cli("export", store, "-o", out, "--format", form).code == 0
     assert tree(out) == before
+
+
+def test_names_that_are_odd_come_out_and_in_again(cli, odd_slides, store, tmp_path):
+    """``=cmd``, ``a b ü😐`` and ``007``, as files, keys, attributes and rows."""
+    config = config_of(store)
+    tile_stage([odd_slides], tmp_path / "store", config, workers=2)
+    names = {"=cmd", "a b ü😐", "007"}
+    for form in FORMATS:
+        out = tmp_path / form
+        assert cli("export", tmp_path / "store", "-o", out, "--format", form).code == 0
+        assert {row["slide_id"].removeprefix("'") for row in rows_of(out)} == names
+    with tarfile.open(tmp_path / "webdataset/a b ü😐/a b ü😐-000000.tar") as shard:
+        assert all(name.startswith("a b ü😐_") for name in shard.getnames())
+    for name in names:
+        with h5py.File(tmp_path / f"clam/patches/{name}.h5") as file:
+            assert file["coords"].attrs["name"] == name
+    rows = tile_stage([odd_slides], tmp_path / "again", config, coords=tmp_path / "clam", workers=2)
+    assert {row["slide_id"] for row in rows if row["status"] == "done"} == names
 
 
 def test_one_store_alone(cli, store, tmp_path):

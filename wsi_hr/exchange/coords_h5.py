@@ -147,7 +147,7 @@ def write_coords(
             DATASET,
             data=coords.astype(np.int64),
             maxshape=(None, 2),  # both programs append to it
-            chunks=(4096, 2),
+            chunks=(min(max(len(coords), 1), 4096), 2),
             track_times=False,
         )
         for name, value in attributes.items():
