@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import tifffile
 
 from pipelines.export import EXPORT_COLUMNS, EXPORT_FILE
 from pipelines.lock import run_lock
@@ -103,28 +104,32 @@ def test_bad_stores_are_listed_and_the_others_come_out(cli, own_store, tmp_path)
     assert folders == {f"slide_{k:03d}" for k in (4, 5, 6, 7, 8)} | {own_store.name}
 
 
-def test_patches_the_slide_did_not_give_are_left_out_and_counted(cli, own_store, tmp_path):
-    """A store whose slide was damaged: made by hand, as its writer makes it."""
-    from wsi_hr.store.patch_store import PatchStoreWriter
-
-    store = PatchStore.open(own_store / "slide_008.zarr")
-    readable = np.ones(len(store), np.bool_)
-    readable[[0, 5]] = False
-    pixels = store.read(np.arange(len(store)))
-    with PatchStoreWriter(
-        store.path, store.info, store.grid, store.mask, store.thumbnail
-    ) as writer:
-        writer.write(0, pixels, readable)
-        writer.commit()
-    for form in ("clam", "png"):
+def test_patches_the_slide_did_not_give_are_left_out_and_counted(cli, cohort, store, tmp_path):
+    """One tile of the level that is read is undecodable."""
+    slide = Path(shutil.copy(cohort / "slides/slide_001.svs", tmp_path / "hurt.svs"))
+    whole = PatchStore.open(store / "slide_001.zarr")
+    size = tuple(reversed(whole.info.level0_size)), whole.info.plan.level_downsample
+    with tifffile.TiffFile(slide) as tif:
+        shape = tuple(round(px / factor) for px, factor in zip(size[0], size[1], strict=True))
+        (page,) = (page for page in tif.pages if page.shape[:2] == shape and page.is_tiled)
+        offset = page.dataoffsets[0]
+    with slide.open("r+b") as handle:
+        handle.seek(offset)
+        handle.write(b"\0" * 400)
+    config = config_of(store).model_copy(update={"max_unreadable": 1.0})
+    tile_stage([slide], tmp_path / "store", config)
+    hurt = PatchStore.open(tmp_path / "store/hurt.zarr")
+    lost = int((~hurt.valid).sum())
+    assert 0 < lost < len(hurt)
+    for form in ("clam", "png", "webdataset"):
         out = tmp_path / form
-        assert cli("export", store.path, "-o", out, "--format", form).code == 0
+        assert cli("export", hurt.path, "-o", out, "--format", form).code == 0
         (row,) = rows_of(out)
-        assert row["reason"] == f"2 of {len(store)} patches unreadable, left out"
-        assert int(row["num_patches"]) == len(store) - 2
-    with h5py.File(tmp_path / "clam/patches/slide_008.h5") as file:
-        assert np.array_equal(file["coords"][:], store.grid.coords[readable])
-    assert len(list((tmp_path / "png/slide_008").glob("*.png"))) == len(store) - 2
+        assert row["reason"] == f"{lost} of {len(hurt)} patches unreadable, left out"
+        assert int(row["num_patches"]) == len(hurt) - lost
+    with h5py.File(tmp_path / "clam/patches/hurt.h5") as file:
+        assert np.array_equal(file["coords"][:], hurt.grid.coords[hurt.valid])
+    assert len(list((tmp_path / "png/hurt").glob("*.png"))) == len(hurt) - lost
 
 
 def test_wrong_requests_are_one_sentence_and_2(cli, store, tmp_path):

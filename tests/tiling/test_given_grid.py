@@ -6,7 +6,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import openslide
 import pytest
+import tifffile
 from array_slide import ArraySlide
 from hypothesis import given as given_any
 from hypothesis import settings
@@ -85,12 +87,13 @@ def test_store_order_is_by_blocks_of_16_cells(slide):
 
 
 def test_a_file_whose_step_is_a_little_wider_leaves_no_column_empty(slide):
-    """512 px, as magnifications have it, where a patch of 0.2527 um/px covers 506.5."""
-    slide = ArraySlide(sizes=[(102_400, 2048)], mpp=(0.2527, 0.2527))
-    corners = [(512 * i, 0) for i in range(200)]
-    grid = grid_of(file_of(corners), slide, asked())
+    """720 px, as whole magnifications have it, where a patch of 0.7 um/px covers 716.8."""
+    slide = ArraySlide(sizes=[(160_000, 2048)], mpp=(0.25, 0.25))
+    corners = [(720 * i, 0) for i in range(200)]
+    grid = grid_of(file_of(corners, patch_px0=720), slide, asked(mpp=0.7))
+    assert grid.patch_px0.x == pytest.approx(716.8)
     assert grid.shape == (1, 200)
-    assert np.array_equal(grid.coords[:, 0], grid.cells[:, 1] * 512)
+    assert np.array_equal(grid.coords[:, 0], grid.cells[:, 1] * 720)
 
 
 def test_two_pieces_of_tissue_with_a_grid_each(slide):
@@ -209,8 +212,8 @@ TRIDENT = {"patch_size": 64, "patch_size_level0": 128}
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5])
 def test_the_pixels_are_those_at_the_files_corners(tmp_path, slide_path, mpp):
-    """Corners off any grid, and one patch that hangs over the edge, as CLAM pads them."""
-    corners = [(0, 0), (208, 32), (352, 416), (1520, 1136), (864, 640)]
+    """Corners off any grid, neighbours at other heights, one over the edge as CLAM pads it."""
+    corners = [(0, 0), (130, 20), (262, 4), (352, 416), (1520, 1136), (864, 640), (990, 600)]
     footprint = round(64 * mpp / 0.25)
     coords = write_file(
         tmp_path / "s.h5", corners, {"patch_size": 64, "patch_size_level0": footprint}
@@ -227,6 +230,63 @@ def test_the_pixels_are_those_at_the_files_corners(tmp_path, slide_path, mpp):
         assert np.array_equal(cells[inside, 0], xs[inside] // CELL)
         assert np.array_equal(cells[inside, 1], ys[inside] // CELL)
         assert (patch[~inside] == 255).all()
+
+
+@pytest.fixture(scope="module")
+def jpeg_slide(tmp_path_factory) -> Path:
+    """Noise in blocks of 4 px, in JPEG tiles of 256 px; the last column and row are not whole."""
+    path = tmp_path_factory.mktemp("slides") / "j.tif"
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(40, 200, (175, 250, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    tifffile.imwrite(
+        path,
+        pixels,
+        tile=(256, 256),
+        photometric="rgb",
+        compression="jpeg",
+        compressionargs={"level": 95},
+        resolution=(40_000, 40_000),
+        resolutionunit="CENTIMETER",
+        metadata=None,
+    )
+    return path
+
+
+@pytest.mark.parametrize("corner", [(768, 512), (800, 600)])
+@pytest.mark.parametrize("mpp", [0.25, 0.5])
+def test_what_hangs_over_the_edge_is_white(tmp_path, jpeg_slide, corner, mpp):
+    """Also where the patch is a tile of the file, whose rest holds whatever the scanner left."""
+    edge = round(256 * 0.25 / mpp)
+    told = {"patch_size": edge, "patch_size_level0": 256}
+    coords = write_file(tmp_path / "s.h5", [corner, (0, 0)], told)
+    settings = {"mpp": mpp, "patch_size": edge, "codec": TileConfig().codec}  # pyright: ignore
+    store = tile(jpeg_slide, tmp_path, coords, **settings)
+    (index,) = np.flatnonzero((store.grid.coords == corner).all(axis=1))
+    (patch,) = store.read(np.array([index]))
+    right, bottom = (1000 - corner[0]) * edge // 256, (700 - corner[1]) * edge // 256
+    margin = 8  # JPEG blocks reach over the border
+    assert patch[bottom + margin :].mean() > 240
+    assert patch[:, right + margin :].mean() > 240
+    assert patch[: bottom - margin, : right - margin].mean() < 160
+
+
+def test_corners_are_exact_where_pixels_are_reduced(tmp_path, jpeg_slide):
+    """Odd ones too, half a px of the patch from the next even one."""
+    corners = [(33, 65), (301, 126), (500, 401), (640, 256)]
+    told = {"patch_size": 64, "patch_size_level0": 128}
+    store = tile(jpeg_slide, tmp_path, write_file(tmp_path / "s.h5", corners, told), mpp=0.5)
+    with openslide.OpenSlide(jpeg_slide) as slide:
+        whole = np.asarray(slide.read_region((0, 0), 0, (1000, 700)).convert("RGB"), np.float64)
+    for (x, y), patch in zip(
+        store.grid.coords.tolist(), store.read(np.arange(4)).astype(float), strict=True
+    ):
+        errors = {}
+        for dx, dy in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)):
+            region = whole[y + dy : y + dy + 128, x + dx : x + dx + 128]
+            averages = region.reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
+            errors[dx, dy] = np.abs(patch - averages).mean()
+        exact = errors.pop((0, 0))
+        assert exact < min(errors.values()) / 3
 
 
 def test_the_store_names_the_file_it_was_cut_from(tmp_path, slide_path):
