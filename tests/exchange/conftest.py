@@ -73,7 +73,7 @@ def make_store(slide_path, tmp_path_factory) -> Callable[..., PatchStore]:
             step = edge_px0 * config.stride_px // config.patch_size
             coords = write_h5(folder / "given.h5", grid_of(SIZE, edge_px0, step), given)
             made[key] = folder / f"{SLIDE_ID}.zarr"
-            tile_slide(slide_path, SLIDE_ID, made[key], config, mpp_override, "x", coords)
+            tile_slide(slide_path, SLIDE_ID, made[key], config, mpp_override, "x", coords=coords)
         return PatchStore.open(made[key])
 
     return make

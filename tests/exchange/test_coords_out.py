@@ -115,7 +115,7 @@ def test_what_goes_out_comes_in_again(make_store, slide_path, tmp_path, form):
     write(store, tmp_path / "a.h5", {"wsi_hr": "{}"})
     again = tmp_path / "again.zarr"
     config = TileConfig.model_validate(store.info.tile.model_dump())
-    tile_slide(slide_path, store.slide_id, again, config, None, "x", tmp_path / "a.h5")
+    tile_slide(slide_path, store.slide_id, again, config, None, "x", coords=tmp_path / "a.h5")
     for file in sorted(store.path.rglob("*")):
         name = file.relative_to(store.path)
         if file.is_file() and name.as_posix() not in ("manifest.json", "zarr.json"):

@@ -195,7 +195,7 @@ def slide_path(tmp_path_factory) -> Path:
 
 def tile(slide_path: Path, folder: Path, coords: Path, **changed: object) -> PatchStore:
     config = TileConfig.model_validate({**RAW, **changed})
-    result = tile_slide(slide_path, "s", folder / "s.zarr", config, None, "x", coords)
+    result = tile_slide(slide_path, "s", folder / "s.zarr", config, None, "x", coords=coords)
     assert result.status == "done"
     return PatchStore.open(folder / "s.zarr")
 
@@ -300,6 +300,6 @@ def test_the_store_names_the_file_it_was_cut_from(tmp_path, slide_path):
 def test_a_file_without_patches_makes_no_store(tmp_path, slide_path):
     coords = write_file(tmp_path / "s.h5", np.zeros((0, 2), np.int64), TRIDENT)
     config = TileConfig.model_validate(RAW)
-    result = tile_slide(slide_path, "s", tmp_path / "s.zarr", config, None, "x", coords)
+    result = tile_slide(slide_path, "s", tmp_path / "s.zarr", config, None, "x", coords=coords)
     assert (result.status, result.reason) == ("no_tissue", "s.h5 lists no patch")
     assert not (tmp_path / "s.zarr").exists()
