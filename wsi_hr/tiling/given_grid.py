@@ -21,7 +21,7 @@ from wsi_hr.geometry import (
     TissueMask,
 )
 from wsi_hr.slides.slide import Slide
-from wsi_hr.tiling.plan import BLOCK_CELLS
+from wsi_hr.tiling.plan import BLOCK_CELLS, covered_size
 
 _ROUNDING_PX = 1.0  # what other programs lose when they make a footprint whole, level-0 px
 _MOST_MOVED = 0.1
@@ -73,6 +73,16 @@ def grid_from_coords(
         tissue=_tissue(coords, plan.patch_px0, mask),
         patch_px0=plan.patch_px0,
     )
+
+
+def tiles_give(given: GivenCoords, slide: Slide, plan: ReadPlan) -> bool:
+    """Whether the tiles of a level show the patches of a file as they should be.
+
+    Beyond the slide's edge a tile holds what the scanner left there, where a patch is white.
+    """
+    covered = covered_size(slide, plan)
+    far = given.coords + np.ceil(plan.patch_px0)
+    return bool((far <= (covered.w, covered.h)).all())
 
 
 def _check_slide(given: GivenCoords, slide: Slide) -> None:

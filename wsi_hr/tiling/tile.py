@@ -24,7 +24,7 @@ from wsi_hr.slides.source import Source
 from wsi_hr.store.chunks import chunk_codec_for
 from wsi_hr.store.patch_store import PatchStoreWriter, StoreInfo
 from wsi_hr.tiling.blocks import BlockEncoder, encode_grid
-from wsi_hr.tiling.given_grid import grid_from_coords
+from wsi_hr.tiling.given_grid import grid_from_coords, tiles_give
 from wsi_hr.tiling.overview import Overview, read_overview
 from wsi_hr.tiling.passthrough import TileStreams, coincides
 from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read, reduced_by_decoder
@@ -100,8 +100,10 @@ def tile_slide(
     ) as slide:
         plan = plan_read(slide, config.spec())
         tiles = checked_tiles(slide, plan.level)
-        if tiles is not None and config.resample == "fast":
-            plan = reduced_by_decoder(plan)
+        if tiles is not None and given is not None and not tiles_give(given, slide, plan):
+            tiles = None
+        if tiles is not None and given is None and config.resample == "fast":
+            plan = reduced_by_decoder(plan)  # given corners need not begin on a px of the decoder
         assert slide.mpp is not None, "plan_read refuses a slide without mpp"
         overview = read_overview(slide)
         mask = segment(overview, config.segmenter)
