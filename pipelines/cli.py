@@ -114,6 +114,10 @@ def tile(
     mpp: Mpp = None,
     patch_size: PatchSize = None,
     mpp_override: MppOverride = None,
+    coords: Annotated[
+        Path | None,
+        typer.Option(help="Folder of CLAM or TRIDENT .h5 files with the patches to cut."),
+    ] = None,
     workers: Workers = None,
     recipe: Recipe = None,
     assignments: Assignments = None,
@@ -128,10 +132,51 @@ def tile(
         store,
         config.tile,
         mpp_override=mpp_override,
+        coords=coords,
         workers=workers,
         console=console,
     )
     _finish(rows, store / "status.csv", console)
+
+
+@app.command(epilog="Example: wsi-hr verify store --slides slides/")
+def verify(
+    stores: Annotated[
+        list[Path],
+        typer.Argument(help="What wsi-hr tile wrote, or single stores.", show_default=False),
+    ],
+    slides: Annotated[
+        list[Path] | None,
+        typer.Option(help="Also compare the slides with those that were tiled. Repeatable."),
+    ] = None,
+) -> None:
+    """Read every file of the stores back and say what is missing, changed or left over."""
+    from pipelines.verify import verify_stage
+
+    console = _stdout()
+    report = verify_stage(stores, slides or (), console=console)
+    say(console, *report.sentences, report.summary)
+    if report.sentences:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+@app.command(epilog="Example: wsi-hr export store -o clam --format clam")
+def export(
+    store: Annotated[Path, typer.Argument(help="What wsi-hr tile wrote.", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="clam or trident: coordinates; webdataset, png or jpeg: pixels."
+        ),
+    ],
+) -> None:
+    """Write patches as files of other programs; what is there already is kept."""
+    from pipelines.export import EXPORT_FILE, export_stage
+
+    console = _stdout()
+    rows = export_stage(store, out, form, console=console)
+    _finish(rows, out / EXPORT_FILE, console)
 
 
 @app.command(epilog="Example: wsi-hr train store --labels labels.csv -o run --method dbps")

@@ -22,8 +22,9 @@ from pipelines.status import STATUS_COLUMNS, STATUS_FILE, StatusTable, printable
 from pipelines.tile_jobs import TileJob, run_jobs
 from wsi_hr.cohort.manifest import SlideRecord, find_slides
 from wsi_hr.config import TileConfig
-from wsi_hr.errors import ConfigError, SlideError, StoreError
-from wsi_hr.runtime import write_text_atomic
+from wsi_hr.errors import ConfigError, CoordsError, SlideError, StoreError
+from wsi_hr.exchange.coords_h5 import find_coords
+from wsi_hr.runtime import sha256_file, write_text_atomic
 from wsi_hr.slides.source import Source
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
 from wsi_hr.store.thread_pool import num_usable_cores
@@ -46,6 +47,7 @@ def tile_stage(
     config: TileConfig,
     *,
     mpp_override: float | None = None,
+    coords: Path | None = None,
     workers: int | None = None,
     console: Console | None = None,
 ) -> list[dict[str, str]]:
@@ -57,6 +59,8 @@ def tile_stage(
         config: what is asked; the same for all slides of a store.
         mpp_override: um per level-0 px of all slides, in place of what they say. A manifest's own
             value for a slide goes before it.
+        coords: folder of CLAM or TRIDENT files with the patches to cut, one per slide; None: the
+            patches with enough tissue.
         workers: slides worked on at a time; None: as many as this process may use cores. Cores
             that are left over work on the slides there are.
         console: where progress is shown; None: nowhere.
@@ -67,7 +71,7 @@ def tile_stage(
 
     Raises:
         WsiHrError: nothing can be done at all: no slides, another run in the folder, a folder that
-            cannot be written, or one that holds stores of other settings.
+            cannot be written, or one that holds stores of other settings; no folder ``coords``.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; running again goes on from there.
     """
     run = RunRecord("tile", config)
@@ -77,6 +81,8 @@ def tile_stage(
             f"{', '.join(map(printable, inputs))}: no slides found; give slide files, folders of "
             "them, or a manifest CSV"
         )
+    if coords is not None and not coords.is_dir():
+        raise CoordsError(f"{coords}: no such folder; give the one with the .h5 files")
     with run_lock(store), _terminated_like_interrupted():
         _settle_config(store, config)
         _sweep(store)
@@ -89,7 +95,12 @@ def tile_stage(
                 problem = record.problem.removeprefix(f"{record.path}: ")
                 table.put(status_row(record.slide_id, record.path, status, problem))
                 continue
-            job = _job(record, store, config, mpp_override)
+            try:
+                given = None if coords is None else find_coords(coords, record.slide_id)
+            except CoordsError as error:
+                table.put(status_row(record.slide_id, record.path, "failed", str(error)))
+                continue
+            job = replace(_job(record, store, config, mpp_override), coords=given)
             kept = _finished_store(job)
             if kept is None:
                 jobs.append(job)
@@ -141,9 +152,10 @@ def _finished_store(job: TileJob) -> PatchStore | None:
             and info.source_edges_sha256 == source.edges_sha256()
             and not _differing(info.asked.model_dump(mode="json"), job.config)
             and _mpp_stands(found, job)
+            and info.coords_sha256 == (sha256_file(job.coords) if job.coords else "")
             and (~found.valid).sum() <= job.config.max_unreadable * len(found)
         )
-    except (StoreError, SlideError):
+    except (StoreError, SlideError, OSError):
         return None
     return found if same else None
 

@@ -45,6 +45,7 @@ class TileJob:
         mpp: um per level-0 px, in place of what the slide says; None: the slide's word.
         mpp_source: whose word ``mpp`` is.
         threads: cores to work on it with.
+        coords: file with the patches to cut; None: those with enough tissue.
     """
 
     record: SlideRecord
@@ -53,6 +54,7 @@ class TileJob:
     mpp: float | None
     mpp_source: str
     threads: int = 1
+    coords: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def _tile_one(job: TileJob) -> TileOutcome:
             job.mpp,
             job.mpp_source,
             job.threads,
+            job.coords,
             deadline_s=job.config.deadline_s,
             memory_gib=job.config.memory_gib,
         )

@@ -21,6 +21,7 @@ FOUNDATION = ("errors", "config", "runtime", "geometry", "slide_prediction")
 ROWS = (
     FOUNDATION,
     ("slides", "store"),
+    ("exchange",),
     ("tiling", "cohort"),
     ("bags", "samplers"),
     ("models",),
@@ -35,6 +36,7 @@ DOORS = {
     "openslide": ("wsi_hr/slides/", "pipelines/doctor.py"),  # which looks whether it loads
     "tifffile": ("wsi_hr/slides/", "wsi_hr/testing/", "wsi_hr/prediction/exports/"),
     "zarr": ("wsi_hr/store/",),
+    "h5py": ("wsi_hr/exchange/coords_h5.py",),
     "timm": ("wsi_hr/models/encoder.py",),
     "torch": ("wsi_hr/models/", "wsi_hr/methods/", "wsi_hr/training/", "pipelines/"),
     "dask": ("pipelines/",),

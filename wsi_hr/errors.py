@@ -29,3 +29,7 @@ class CheckpointError(WsiHrError):
 
 class TrainingError(WsiHrError):
     """Training cannot go on, for instance because the loss is no longer a number."""
+
+
+class CoordsError(WsiHrError):
+    """A file of patch coordinates is missing, damaged, or does not fit what is asked of it."""

@@ -12,6 +12,8 @@ import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from wsi_hr.exchange.export import FORMATS
+
 NAME = "DOE_JANE_1961"
 
 
@@ -50,6 +52,10 @@ def test_no_output_holds_the_name(cli, named_slides, cohort, tmp_path):
          *(f"--set={text}" for text in sets))  # fmt: skip
     call("predict", out / "run", *sorted(named_slides.iterdir())[:2],
          "-o", out / "predictions", "--device", "cpu")  # fmt: skip
+
+    call("verify", out / "store", "--slides", named_slides)
+    for form in FORMATS:
+        call("export", out / "store", "-o", out / form, "--format", form)
 
     assert not any(NAME in text for text in printed)
     files = [path for path in out.rglob("*") if path.is_file()]

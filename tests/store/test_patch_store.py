@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from wsi_hr.errors import StoreError
 from wsi_hr.store.chunks import seal
+from wsi_hr.store.jpeg import decode_jpeg_into
 from wsi_hr.store.manifest import commit_folder, verify_store
 from wsi_hr.store.patch_store import PatchStore, is_complete
 
@@ -232,6 +233,38 @@ def test_foreign_and_unfinished_stores_are_refused(tmp_path: Path, store_maker: 
         assert not is_complete(tmp_path / "a.zarr.tmp")
     with pytest.raises(StoreError, match="no such patch store"):
         PatchStore.open(tmp_path / "a.zarr")
+
+
+def test_stored_jpeg_is_handed_out_as_it_is(tmp_path: Path, store_maker: Maker) -> None:
+    made = store_maker()
+    store = PatchStore.open(made.write(tmp_path / "a.zarr"))
+    shards = b"".join(file.read_bytes() for file in store.path.glob("scale_*/patches/c.*"))
+    assert store.holds_jpeg
+    for patch in (0, 200, 298):
+        stream = store.read_jpeg(patch)
+        assert stream in shards
+        out = np.empty((16, 16, 3), np.uint8)
+        decode_jpeg_into(stream, out)
+        assert np.array_equal(out, store.read(np.array([patch]))[0])
+    with pytest.raises(StoreError, match="patch 255 could not be read from the slide"):
+        store.read_jpeg(255)
+    for patch in (-1, 300):
+        with pytest.raises(IndexError, match="patches are 0 to 299"):
+            store.read_jpeg(patch)
+    raw = PatchStore.open(store_maker(codec="raw").write(tmp_path / "raw.zarr"))
+    assert not raw.holds_jpeg
+    with pytest.raises(ValueError, match="holds pixels, not JPEG"):
+        raw.read_jpeg(0)
+
+
+def test_a_damaged_stream_is_not_handed_out(tmp_path: Path, store_maker: Maker) -> None:
+    store = PatchStore.open(store_maker().write(tmp_path / "a.zarr"))
+    shard = next(store.path.glob("scale_*/patches/c.0.*"))
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(StoreError, match="patch 0 cannot be read .its checksum"):
+        store.read_jpeg(0)
 
 
 def test_opening_and_reading_leaves_few_descriptors(tmp_path: Path, store_maker: Maker) -> None:

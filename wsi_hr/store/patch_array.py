@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import UInt8Array
+from wsi_hr.store.chunks import unseal
 from wsi_hr.store.descriptors import SHARD_DESCRIPTORS, ShardFile
 from wsi_hr.store.layout import PatchLayout
 from wsi_hr.store.shards import UInt64Array, find_chunk, index_bytes, parse_index
@@ -54,6 +55,19 @@ class PatchArray:
         for task in tasks:
             task.result()
 
+    def stored_bytes(self, patch: int) -> bytes:
+        """The bytes of patch ``patch`` (0..N-1) as they were encoded, checked and not decoded.
+
+        Raises:
+            StoreError: naming the patch and the file that is damaged.
+        """
+        shard, slot = divmod(patch, self.layout.num_slots)
+        file = self._shards[shard]
+        try:
+            return unseal(_read_chunk(file, self.layout.num_slots, slot))
+        except (ValueError, OSError) as cause:
+            raise _unreadable(file, patch, cause) from cause
+
     def _decode(self, indices: Sequence[int], out: UInt8Array) -> None:
         decode_into, num_slots = self.layout.codec.decode_into, self.layout.num_slots
         for position, patch in enumerate(indices):
@@ -62,11 +76,15 @@ class PatchArray:
             try:
                 decode_into(_read_chunk(file, num_slots, slot), out[position])
             except (ValueError, OSError) as cause:
-                reason = cause.strerror if isinstance(cause, OSError) else str(cause)
-                raise StoreError(
-                    f"{file.path}: patch {patch} cannot be read ({reason}); "
-                    "delete this store and run wsi-hr tile again"
-                ) from cause
+                raise _unreadable(file, patch, cause) from cause
+
+
+def _unreadable(file: ShardFile, patch: int, cause: ValueError | OSError) -> StoreError:
+    reason = cause.strerror if isinstance(cause, OSError) else str(cause)
+    return StoreError(
+        f"{file.path}: patch {patch} cannot be read ({reason}); "
+        "delete this store and run wsi-hr tile again"
+    )
 
 
 def _read_chunk(file: ShardFile, num_slots: int, slot: int) -> bytes:

@@ -156,19 +156,38 @@ class PatchStore:
         wanted: list[int] = indices.tolist()
         # One at a time: for the single patch of a random read, numpy's reductions cost more.
         for patch in wanted:
-            if not 0 <= patch < self._num_patches:
-                raise IndexError(
-                    f"{self.path}: patches are 0 to {self._num_patches - 1}, not {patch}"
-                )
-            if not self.valid[patch]:
-                raise StoreError(
-                    f"{self.path}: patch {patch} could not be read from the slide; "
-                    "use the patches that `valid` marks"
-                )
+            self._check_readable(patch)
         edge = self._patches.layout.patch_px
         out = np.empty((len(wanted), edge, edge, 3), dtype=np.uint8)
         self._patches.read_into(wanted, out)
         return out
+
+    @property
+    def holds_jpeg(self) -> bool:
+        """Whether patches lie in the store as JPEG streams, see :meth:`read_jpeg`."""
+        return self._patches.layout.codec.name != "raw"
+
+    def read_jpeg(self, patch: int) -> bytes:
+        """The JPEG stream of patch ``patch``, as it lies in the store.
+
+        Raises:
+            IndexError: there is no such patch.
+            StoreError: it is damaged, or the slide did not give it (``valid`` is False).
+            ValueError: the store holds pixels, not JPEG.
+        """
+        if not self.holds_jpeg:
+            raise ValueError(f"{self.path}: holds pixels, not JPEG")
+        self._check_readable(patch)
+        return self._patches.stored_bytes(patch)
+
+    def _check_readable(self, patch: int) -> None:
+        if not 0 <= patch < self._num_patches:
+            raise IndexError(f"{self.path}: patches are 0 to {self._num_patches - 1}, not {patch}")
+        if not self.valid[patch]:
+            raise StoreError(
+                f"{self.path}: patch {patch} could not be read from the slide; "
+                "use the patches that `valid` marks"
+            )
 
     def verify(self) -> list[str]:
         """Read every file back against the manifest.

@@ -40,6 +40,8 @@ class StoreInfo:
         segmenter: what drew the tissue mask.
         mask_downsample: level-0 px per mask px, per axis.
         wsi_hr_version: the version that wrote the store.
+        coords_sha256: SHA-256 of the coordinates file that gave the grid, hexadecimal; empty where
+            the tissue mask did.
         schema_version: the layout of the store.
     """
 
@@ -60,6 +62,7 @@ class StoreInfo:
     mask_downsample: Pair
     wsi_hr_version: str
     source_edges_sha256: str = ""
+    coords_sha256: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def root_json(self) -> dict[str, Any]:
@@ -79,6 +82,7 @@ class StoreInfo:
             "tile": self.asked.model_dump(mode="json"),
             "segmenter": self.segmenter,
             "mask_downsample": list(self.mask_downsample),
+            "coords_sha256": self.coords_sha256,
         }
 
     def scale_json(self) -> dict[str, Any]:
@@ -119,6 +123,7 @@ class StoreInfo:
                     "source_edges_sha256",
                     "vendor",
                     "segmenter",
+                    "coords_sha256",
                 )
             }
             return cls(

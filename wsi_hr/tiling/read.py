@@ -70,7 +70,13 @@ class SlidePatches:
                 neighbours = grid.cells[i, 0] == grid.cells[i - 1, 0] and (
                     grid.cells[i, 1] == grid.cells[i - 1, 1] + 1
                 )
-                if neighbours and corners[i].x + self._window.w - corners[start].x <= widest:
+                # given patches that lie in neighbouring cells need not lie side by side
+                beside = corners[i].y == corners[start].y and corners[i].x > corners[i - 1].x
+                if (
+                    neighbours
+                    and beside
+                    and corners[i].x + self._window.w - corners[start].x <= widest
+                ):
                     continue
             yield range(start, i)
             start = i

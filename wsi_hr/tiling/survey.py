@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass
 
 from wsi_hr.config import TileConfig
+from wsi_hr.exchange.coords_h5 import GivenCoords
 from wsi_hr.geometry import PatchGrid, ReadPlan, TissueMask
 from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.slides.self_check import checked_tiles
 from wsi_hr.slides.slide import Slide
 from wsi_hr.store.chunks import chunk_codec_for
 from wsi_hr.tiling.blocks import BlockEncoder
+from wsi_hr.tiling.given_grid import grid_from_coords, tiles_give
 from wsi_hr.tiling.overview import Overview, read_overview
 from wsi_hr.tiling.passthrough import TileStreams, coincides
 from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read, reduced_by_decoder
@@ -66,8 +68,10 @@ class Scale:
             by_slide, codec, open_tiles=lambda: TilePatches(tiles, plan, edge, fast=fast)
         )
 
-    def why_empty(self, mask: TissueMask) -> str:
+    def why_empty(self, mask: TissueMask, given: GivenCoords | None) -> str:
         """Why there is no patch, one clause."""
+        if given is not None:
+            return f"{given.path.name} lists no patch"
         px0, bounds = self.plan.patch_px0, self.slide.bounds
         if 0 in self.grid.shape:
             need = (math.ceil(px0.x - 1e-6), math.ceil(px0.y - 1e-6))
@@ -98,12 +102,18 @@ class Survey:
     scales: tuple[Scale, ...]
 
 
-def survey_slide(slide: Slide, config: TileConfig) -> Survey:
+def survey_slide(slide: Slide, config: TileConfig, given: GivenCoords | None = None) -> Survey:
     """Look a slide over and lay out its patches.
+
+    Args:
+        slide: open slide.
+        config: what is asked.
+        given: the patches to cut, chosen by somebody else; None: those with enough tissue.
 
     Raises:
         SlideError: the slide's mpp is unknown, it is coarser than asked, or it cannot be read at
             low power.
+        CoordsError: ``given`` does not fit the slide or what is asked.
     """
     plans = [plan_read(slide, config.at(mpp).spec()) for mpp in config.scales]
     overview = read_overview(slide)
@@ -111,9 +121,15 @@ def survey_slide(slide: Slide, config: TileConfig) -> Survey:
     scales = []
     for mpp, plan in zip(config.scales, plans, strict=True):
         tiles = checked_tiles(slide, plan.level)
-        if tiles is not None and config.resample == "fast":
-            plan = reduced_by_decoder(plan)
-        size = covered_size(slide, plan)
-        grid = plan_grid(size, slide.bounds, plan, mask, config.min_tissue)
+        if given is not None:
+            # given corners need not begin on a px of the level, still less of a reduced one
+            if tiles is not None and not tiles_give(given, slide, plan):
+                tiles = None
+            grid = grid_from_coords(given, slide, plan, mask, config.mpp_tolerance)
+        else:
+            if tiles is not None and config.resample == "fast":
+                plan = reduced_by_decoder(plan)
+            size = covered_size(slide, plan)
+            grid = plan_grid(size, slide.bounds, plan, mask, config.min_tissue)
         scales.append(Scale(slide, config.at(mpp), plan, tiles, grid))
     return Survey(overview, mask, tuple(scales))

@@ -13,6 +13,7 @@ from PIL import Image
 from wsi_hr import __version__
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import SlideError
+from wsi_hr.exchange.coords_h5 import GivenCoords, read_coords
 from wsi_hr.geometry import UInt8Array
 from wsi_hr.slides.open import open_slide
 from wsi_hr.slides.slide import Slide
@@ -59,6 +60,7 @@ def tile_slide(
     mpp_override: float | None,
     mpp_source: str,
     threads: int = 1,
+    coords: Path | None = None,
 ) -> TileResult:
     """Cut the tissue of one slide into a patch store.
 
@@ -70,6 +72,7 @@ def tile_slide(
         mpp_override: um per level-0 px that replaces what the file says; None: the file's.
         mpp_source: whose word ``mpp_override`` is.
         threads: blocks of patches worked on at a time; the store does not depend on it.
+        coords: a CLAM or TRIDENT file with the patches to cut; None: those with enough tissue.
 
     Returns:
         ``done`` or ``no_tissue``; anything else is an error.
@@ -77,30 +80,32 @@ def tile_slide(
     Raises:
         SlideError: the slide cannot be opened, has no plausible mpp, is coarser than asked, has
             too many unreadable patches, or changed while it was read.
+        CoordsError: ``coords`` cannot be read, or does not fit the slide or what is asked.
         StoreError: the store cannot be written.
     """
+    given = None if coords is None else read_coords(coords)
     source = Source.of(path)
     digest = source.sha256()
     with open_slide(
         path, slide_id=slide_id, mpp_override=mpp_override, mpp_source=mpp_source
     ) as slide:
-        survey = survey_slide(slide, config)
+        survey = survey_slide(slide, config, given)
         main = survey.scales[0]
         notes = []
         if len(main.grid):
             with PatchStoreWriter(
                 store_path,
-                _info(slide, source, digest, config, survey, main),
+                _info(source, digest, config, given, survey, main),
                 main.grid,
                 survey.mask,
                 _thumbnail(slide, survey.overview),
             ) as writer:
                 for scale in survey.scales:
                     if not len(scale.grid):
-                        notes.append(_at(scale, config, scale.why_empty(survey.mask)))
+                        notes.append(_at(scale, config, scale.why_empty(survey.mask, given)))
                         continue
                     if scale is not main:
-                        info = _info(slide, source, digest, config, survey, scale)
+                        info = _info(source, digest, config, given, survey, scale)
                         writer.next_scale(info, scale.grid)
                     unreadable = _write_patches(scale, writer, threads)
                     if unreadable:
@@ -110,7 +115,7 @@ def tile_slide(
                 writer.commit()
         else:
             source.check_unchanged()
-            notes = [main.why_empty(survey.mask)]
+            notes = [main.why_empty(survey.mask, given)]
         assert slide.mpp is not None, "a slide without mpp cannot be planned"
         return TileResult(
             slide_id=slide_id,
@@ -124,9 +129,15 @@ def tile_slide(
 
 
 def _info(
-    slide: Slide, source: Source, digest: str, config: TileConfig, survey: Survey, scale: Scale
+    source: Source,
+    digest: str,
+    config: TileConfig,
+    given: GivenCoords | None,
+    survey: Survey,
+    scale: Scale,
 ) -> StoreInfo:
     """What the store says of itself at one scale."""
+    slide = scale.slide
     assert slide.mpp is not None, "a slide without mpp cannot be planned"
     return StoreInfo(
         slide_id=slide.slide_id,
@@ -146,6 +157,7 @@ def _info(
         segmenter=survey.mask.method,
         mask_downsample=survey.mask.downsample,
         wsi_hr_version=__version__,
+        coords_sha256="" if given is None else given.sha256,
     )
 
 

@@ -1,0 +1,242 @@
+"""Patch stores read back against their manifests, and a store folder against its own tables."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from pipelines.progress import progress_bar
+from pipelines.status import STATUS_COLUMNS, STATUS_FILE, printable
+from pipelines.tile import RUN_LIMITS, TILE_FILE
+from wsi_hr.cohort.manifest import SlideRecord, find_slides
+from wsi_hr.cohort.table import read_table
+from wsi_hr.config import TileConfig
+from wsi_hr.errors import LabelError, SlideError, StoreError
+from wsi_hr.slides.source import Source
+from wsi_hr.store.manifest import MANIFEST_NAME, is_ours
+from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore, verify_store
+
+STATES = ("sound", "damaged", "unfinished", "foreign", "outdated", "unmatched")
+"""``outdated``: sound, but of another slide file than the one of its name; ``unmatched``: sound,
+but there is no slide to compare it with. Both only where slides are given."""
+
+_STRAYS = (f"{STORE_SUFFIX}.tmp", f"{STORE_SUFFIX}.old")
+
+
+@dataclass(frozen=True)
+class StoreCheck:
+    """What was found in one store.
+
+    Attributes:
+        path: the store.
+        state: one of :data:`STATES`.
+        problems: one sentence each; none where the state is ``sound``.
+    """
+
+    path: Path
+    state: str
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was found in everything that was asked for.
+
+    Attributes:
+        stores: every store once, in the order of the folders and of their names.
+        problems: of the folders themselves, one sentence each.
+    """
+
+    stores: tuple[StoreCheck, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def sentences(self) -> list[str]:
+        """All problems."""
+        return [*(text for check in self.stores for text in check.problems), *self.problems]
+
+    @property
+    def summary(self) -> str:
+        """How many stores are in which state, one sentence."""
+        counts = Counter(check.state for check in self.stores)
+        states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+        aside = f"; {len(self.problems)} problems beside the stores" if self.problems else ""
+        return f"{len(self.stores)} stores: {states or 'none'}{aside}"
+
+
+def verify_stage(
+    places: Sequence[Path],
+    slides: Sequence[Path] = (),
+    *,
+    console: Console | None = None,
+) -> VerifyReport:
+    """Read every file of every store back; nothing is written, deleted or mended.
+
+    Args:
+        places: folders of stores, or single stores.
+        slides: folders, slides or manifests the stores were made from, as ``wsi-hr tile`` was given
+            them; each store's slide is read through and compared. Empty: no comparison.
+        console: where progress is shown; None: nowhere.
+
+    Raises:
+        WsiHrError: there is no store, or there are no slides to compare with.
+    """
+    paths: dict[Path, None] = {}
+    folders: dict[Path, None] = {}
+    for place in places:
+        if place.name.endswith(STORE_SUFFIX):
+            if not os.path.lexists(place):
+                raise StoreError(f"{place}: no such patch store; run wsi-hr tile to make it")
+            paths[place] = None
+        else:
+            folders[place] = None
+            paths |= dict.fromkeys(_stores_in(place))
+    records = _records(slides)
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        progress_bar(console, "verifying", len(paths)) as advance,
+    ):
+        checks = []
+        try:
+            for check in pool.map(partial(_check_store, records=records), paths):
+                checks.append(check)
+                advance(1, check.path.name)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    problems = [sentence for folder in folders for sentence in _check_folder(folder, checks)]
+    return VerifyReport(tuple(checks), tuple(problems))
+
+
+def _stores_in(folder: Path) -> list[Path]:
+    """What stands in ``folder`` under a store's name, whatever it is.
+
+    Raises:
+        StoreError: nothing does, and no table says that anything did.
+    """
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: no such folder; make it with: wsi-hr tile SLIDES -o {folder}")
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.endswith(STORE_SUFFIX) and not path.name.startswith(".")
+    )
+    if not found and not (folder / STATUS_FILE).exists():
+        raise StoreError(f"{folder}: no patch store there; give the folder that wsi-hr tile wrote")
+    return found
+
+
+def _records(slides: Sequence[Path]) -> dict[str, SlideRecord] | None:
+    """The slides to compare with, by id; None: there is nothing to compare with."""
+    if not slides:
+        return None
+    found = find_slides(slides)
+    if not found:
+        raise SlideError(f"{', '.join(map(printable, slides))}: no slides found")
+    return {record.slide_id: record for record in found}
+
+
+def _check_store(path: Path, records: dict[str, SlideRecord] | None) -> StoreCheck:
+    problems = verify_store(path)
+    if problems:
+        state = "damaged" if (path / MANIFEST_NAME).is_file() else "unfinished"
+        return StoreCheck(path, state if is_ours(path) else "foreign", tuple(problems))
+    try:
+        store = PatchStore.open(path)
+    except StoreError as error:
+        return StoreCheck(path, "damaged", (str(error),))
+    if path.name != f"{store.slide_id}{STORE_SUFFIX}":
+        problem = (
+            f"{path}: is the store of slide {store.slide_id!r}; rename it to "
+            f"{store.slide_id}{STORE_SUFFIX}, or delete it if that is there too"
+        )
+        return StoreCheck(path, "damaged", (problem,))
+    return StoreCheck(path, "sound") if records is None else _compare(store, records)
+
+
+def _compare(store: PatchStore, records: dict[str, SlideRecord]) -> StoreCheck:
+    """A sound store beside the slide it was made from."""
+    record = records.get(store.slide_id)
+    if record is None or record.problem is not None:
+        why = f"no slide of this name among those given, of {store.info.source_name}"
+        problem = f"{store.path}: {record.problem if record else why}; nothing to compare it with"
+        return StoreCheck(store.path, "unmatched", (problem,))
+    try:
+        source = Source.of(record.path)
+        same = source.size == store.info.source_size and source.sha256() == store.info.source_sha256
+    except SlideError as error:
+        return StoreCheck(store.path, "unmatched", (f"{store.path}: {error}",))
+    if same:
+        return StoreCheck(store.path, "sound")
+    problem = (
+        f"{store.path}: {printable(record.path)} is not the file it was made from any more; run "
+        "wsi-hr tile again, or restore the slide"
+    )
+    return StoreCheck(store.path, "outdated", (problem,))
+
+
+def _check_folder(folder: Path, checks: Sequence[StoreCheck]) -> Iterator[str]:
+    """Problems of a folder as a whole, which no store can tell by itself."""
+    yield from _check_settings(folder, checks)
+    yield from _check_status(folder)
+    for path in sorted(folder.iterdir()):
+        if path.name.endswith(_STRAYS):
+            yield (
+                f"{path}: left by an interrupted run, unless one is at work now; wsi-hr tile into "
+                "this folder removes it"
+            )
+
+
+def _check_settings(folder: Path, checks: Sequence[StoreCheck]) -> Iterator[str]:
+    """Whether ``tile.json`` is there, sound, and what the stores were cut with."""
+    path = folder / TILE_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+        settled = TileConfig.model_validate(json.loads(text)).model_dump(exclude=set(RUN_LIMITS))
+    except FileNotFoundError:
+        yield f"{path}: missing; run the same wsi-hr tile again, which writes it"
+        return
+    except (OSError, ValueError, ValidationError):
+        yield (
+            f"{path}: damaged; restore it, or delete it and run wsi-hr tile again with the "
+            "settings of the stores"
+        )
+        return
+    for check in checks:
+        if check.path.parent != folder or check.state in ("damaged", "unfinished", "foreign"):
+            continue
+        tile = PatchStore.open(check.path).info.tile.model_dump(exclude=set(RUN_LIMITS))
+        differing = [name for name, value in tile.items() if settled[name] != value]
+        if differing:
+            names = " and ".join(f"tile.{name}" for name in differing)
+            yield f"{check.path}: was cut with another {names} than {path.name} says; move it away"
+
+
+def _check_status(folder: Path) -> Iterator[str]:
+    """Whether ``status.csv`` is there, sound, and every slide it calls done has its store."""
+    path = folder / STATUS_FILE
+    again = "run the same wsi-hr tile again, which keeps what is sound"
+    if not path.exists():
+        yield f"{path}: missing; {again}"
+        return
+    try:
+        table = read_table(path)
+    except (LabelError, OSError):
+        yield f"{path}: damaged; {again}"
+        return
+    if not set(STATUS_COLUMNS) <= set(table.columns):
+        yield f"{path}: is no status table of wsi-hr tile; {again}"
+        return
+    for row in table.rows:
+        store = folder / f"{row['slide_id']}{STORE_SUFFIX}"
+        if row["status"] == "done" and not os.path.lexists(store):
+            yield f"{store}: missing, though {path.name} says done; {again}"
