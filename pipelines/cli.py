@@ -64,6 +64,13 @@ MppOverride = Annotated[
 Workers = Annotated[
     int | None, typer.Option(help="Slides tiled at a time.", min=1, show_default="all cores")
 ]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="A dask cluster whose workers tile: tcp://host:8786, or its scheduler file.",
+    ),
+]
 MethodName = Annotated[
     str | None, typer.Option("--method", help="dbps or patchgd.", show_default="dbps")
 ]
@@ -115,6 +122,7 @@ def tile(
     patch_size: PatchSize = None,
     mpp_override: MppOverride = None,
     workers: Workers = None,
+    scheduler: Scheduler = None,
     recipe: Recipe = None,
     assignments: Assignments = None,
 ) -> None:
@@ -129,6 +137,7 @@ def tile(
         config.tile,
         mpp_override=mpp_override,
         workers=workers,
+        scheduler=scheduler,
         console=console,
     )
     _finish(rows, store / "status.csv", console)

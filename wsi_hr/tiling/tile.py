@@ -17,6 +17,7 @@ from wsi_hr.errors import SlideError
 from wsi_hr.geometry import PatchGrid, ReadPlan, TissueMask, UInt8Array
 from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.slides.open import open_slide
+from wsi_hr.slides.reporting import report_progress
 from wsi_hr.slides.self_check import checked_tiles
 from wsi_hr.slides.slide import Slide
 from wsi_hr.slides.source import Source
@@ -196,6 +197,7 @@ def _write_patches(
                 "file is damaged, copy it again from its source or raise tile.max_unreadable"
             )
         writer.write(chunks)
+        report_progress(num_read, len(grid))
     if unreadable:
         logger.warning("%s: %d of %d patches unreadable", slide.path, unreadable, len(grid))
     return unreadable
