@@ -52,17 +52,14 @@ def write_slide(path: Path, seed: int, tiles: int = 2) -> Path:
 
 
 def write_poison(path: Path) -> Path:
-    """A small file whose one tile of 32768 x 32768 px makes OpenSlide abort its process."""
+    """A small file that says it has one tile of 16384 x 16384 px: OpenSlide aborts for memory."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(
-        path,
-        np.full((32768, 32768), 200, np.uint8),
-        tile=(32768, 32768),
-        compression="zlib",
-        photometric="minisblack",
-        resolution=(20000, 20000),
-        resolutionunit="CENTIMETER",
-    )
+    pixels = np.full((16, 16, 3), 200, np.uint8)
+    scale = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, pixels, tile=(16, 16), compression="zlib", photometric="rgb", **scale)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        for name in ("ImageWidth", "ImageLength", "TileWidth", "TileLength"):
+            tiff.pages[0].tags[name].overwrite(16384)
     return path
 
 
