@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from rich.logging import RichHandler
 from pipelines.sentences import say
 from wsi_hr import __version__
 from wsi_hr.errors import TrainingError, WsiHrError
+
+if TYPE_CHECKING:
+    from wsi_hr.config import TileConfig
 
 EXIT_DONE = 0
 EXIT_SOME_FAILED = 1
@@ -123,6 +126,10 @@ def tile(
     mpp_override: MppOverride = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only tell patches, bytes and hours, and if the disk fits."),
+    ] = False,
     recipe: Recipe = None,
     assignments: Assignments = None,
 ) -> None:
@@ -131,6 +138,9 @@ def tile(
 
     config = _resolve(recipe, {"tile.mpp": mpp, "tile.patch_size": patch_size}, assignments)
     console = _stdout()
+    if dry_run:
+        _tell_plan(slides, store, config.tile, mpp_override, workers, scheduler, console)
+        return
     rows = tile_stage(
         slides,
         store,
@@ -366,6 +376,34 @@ def _finish(rows: list[dict[str, str]], table: Path, console: Console) -> None:
     total = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     say(console, f"{len(rows)} slides: {total}; see {table}")
     if counts.get("failed"):
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _tell_plan(
+    slides: list[Path],
+    store: Path,
+    config: TileConfig,
+    mpp_override: float | None,
+    workers: int | None,
+    scheduler: str | None,
+    console: Console,
+) -> None:
+    """Say what tiling would take; exit 2 where the disk has no room, 1 where slides would fail."""
+    from pipelines.dry_run import dry_run, print_dry_run
+
+    plan = dry_run(
+        slides,
+        store,
+        config,
+        mpp_override=mpp_override,
+        workers=workers,
+        scheduler=scheduler,
+        console=console,
+    )
+    print_dry_run(plan, store, console)
+    if not plan.fits:
+        raise typer.Exit(EXIT_BAD_REQUEST)
+    if any(row["status"] == "failed" for row in plan.rows):
         raise typer.Exit(EXIT_SOME_FAILED)
 
 

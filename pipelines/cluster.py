@@ -18,7 +18,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from wsi_hr import __version__
 from wsi_hr.errors import ConfigError, WsiHrError
@@ -174,6 +174,19 @@ def run_tasks(
             client.unsubscribe_topic(run)
 
 
+def num_slots(where: Where) -> int:
+    """Tasks that are done at a time.
+
+    Raises:
+        ConfigError: the cluster cannot be used.
+    """
+    if where.scheduler is None:
+        return where.workers
+    _quiet("distributed")
+    with _connect(where.scheduler) as client:
+        return max(1, sum(cast(dict[str, int], client.nthreads()).values()))
+
+
 def _run_task(job: J, task: Callable[[J, TaskContext], R], run: str, ticket: _Ticket | None) -> R:
     """Do one job on a worker.
 
@@ -260,8 +273,8 @@ def _issue(client: Client, run: str, scheduler: str, shared: Shared) -> _Ticket:
     Raises:
         ConfigError: another version of wsi-hr somewhere, or files that are not seen there.
     """
-    found = {"the scheduler": _asked_scheduler(client)}
-    found |= client.run(version_here, on_error="return")
+    found: dict[str, object] = {"the scheduler": _asked_scheduler(client)}
+    found |= _asked_workers(client, version_here)
     for place, version in sorted(found.items()):
         if version != __version__:
             said = version if isinstance(version, str) else "none, or one that is too old"
@@ -275,7 +288,7 @@ def _issue(client: Client, run: str, scheduler: str, shared: Shared) -> _Ticket:
     )
     until = time.monotonic() + _SEEN_WITHIN_S
     while True:
-        problems = sorted(filter(None, client.run(_misfit, ticket).values()))
+        problems = sorted(filter(None, map(str, _asked_workers(client, _misfit, ticket).values())))
         if not problems:
             return ticket
         if time.monotonic() > until:
@@ -293,6 +306,14 @@ def _asked_scheduler(client: Client) -> object:
         return client.run_on_scheduler(version_here)
     except Exception as error:  # whatever unpickling a function of ours raises there
         return error
+
+
+def _asked_workers(
+    client: Client, question: Callable[..., object], *args: object
+) -> dict[str, object]:
+    """What every worker there is now answers, or the error it has instead, by its address."""
+    answers = client.run(question, *args, on_error="return")
+    return cast(dict[str, object], answers)
 
 
 def _misfit(ticket: _Ticket) -> str:
@@ -365,8 +386,8 @@ def _await_stop(client: Client, run: str) -> None:
     """Wait, not for ever, until no process of a cluster works for a run any more."""
     until = time.monotonic() + _STOPPED_WITHIN_S
     while time.monotonic() < until and client.status == "running":
-        counts = client.run(num_active, run, on_error="ignore")
-        if not counts or not sum(counts.values()):
+        answers = _asked_workers(client, num_active, run).values()
+        if not any(isinstance(answer, int) and answer for answer in answers):
             return
         time.sleep(_POLL_S)
 

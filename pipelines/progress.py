@@ -115,7 +115,7 @@ class SlideTally:
 
     def sentence(self) -> str:
         """All of that, for people."""
-        eta = "ETA unknown" if self.eta_s is None else f"ETA {_duration(self.eta_s)}"
+        eta = "ETA unknown" if self.eta_s is None else f"ETA {duration(self.eta_s)}"
         return (
             f"{self.num_finished} of {self.total} slides, {self.patches_per_s:.0f} patches/s, "
             f"{self.slides_per_h:.0f} slides/h, {eta}"
@@ -172,7 +172,7 @@ def slide_bar(
         yield SlideBar(tally, progress, what)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """``1 d 2:03 h`` or ``2:03:04``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

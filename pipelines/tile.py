@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipelines.cluster import Where
+from pipelines.disk import require_room
 from pipelines.lock import run_lock
 from pipelines.progress import slide_bar
 from pipelines.record import RunRecord
@@ -88,11 +89,9 @@ def tile_stage(
         jobs = []
         for record in records:
             if record.problem is not None:
-                status = "skipped" if record.redundant else "failed"
-                problem = record.problem.removeprefix(f"{record.path}: ")
-                table.put(status_row(record.slide_id, record.path, status, problem))
+                table.put(unusable_row(record))
                 continue
-            job = _job(record, store, config, mpp_override)
+            job = tile_job(record, store, config, mpp_override)
             kept = _finished_store(job)
             if kept is None:
                 jobs.append(job)
@@ -100,6 +99,7 @@ def tile_stage(
                 digests[kept.info.source_sha256].append(record.slide_id)
                 earlier = table.earlier.get(record.slide_id, {})
                 table.put(_kept_row(record, kept, earlier.get("seconds", "")))
+        require_room(jobs, where.workers)
         try:
             with slide_bar(console, "tiling", len(records), len(records) - len(jobs)) as bar:
                 for outcome in run_jobs(*_shared_out(jobs, where), bar.working):
@@ -155,9 +155,17 @@ def require_slides(inputs: Sequence[Path]) -> list[SlideRecord]:
     return records
 
 
-def _job(
+def unusable_row(record: SlideRecord) -> dict[str, str]:
+    """The row of a slide that has a problem before it is opened."""
+    status = "skipped" if record.redundant else "failed"
+    problem = (record.problem or "").removeprefix(f"{record.path}: ")
+    return status_row(record.slide_id, record.path, status, problem)
+
+
+def tile_job(
     record: SlideRecord, store: Path, config: TileConfig, mpp_override: float | None
 ) -> TileJob:
+    """What is to be done for a slide."""
     path = store / f"{record.slide_id}{STORE_SUFFIX}"
     if record.mpp is not None:
         return TileJob(record, path, config, record.mpp, MANIFEST_SOURCE)
@@ -177,6 +185,12 @@ def _finished_store(job: TileJob) -> PatchStore | None:
         bring_back(path)
         found = _current_store(path, job)
     return found
+
+
+def stands_already(job: TileJob) -> bool:
+    """Whether a run would find the slide's store there, or in ``outdated/``; moves nothing."""
+    path = job.store_path
+    return any(_current_store(place, job) is not None for place in (path, outdated_path(path)))
 
 
 def _current_store(path: Path, job: TileJob) -> PatchStore | None:
@@ -227,6 +241,17 @@ def _settle_config(store: Path, config: TileConfig) -> None:
     Raises:
         ConfigError: they are not.
     """
+    require_same_settings(store, config)
+    text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
+    write_text_atomic(store / TILE_FILE, text)
+
+
+def require_same_settings(store: Path, config: TileConfig) -> None:
+    """Make sure that ``config`` is what the stores already in a folder were cut with.
+
+    Raises:
+        ConfigError: it is not.
+    """
     path = store / TILE_FILE
     try:
         settled = json.loads(path.read_text(encoding="utf-8"))
@@ -243,7 +268,6 @@ def _settle_config(store: Path, config: TileConfig) -> None:
             f"{store}: holds stores of other settings ({'; '.join(differing)}); choose another "
             "output folder or the old settings"
         )
-    write_text_atomic(path, json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
 
 
 def _differing(settled: Mapping[str, object], config: TileConfig) -> list[str]:

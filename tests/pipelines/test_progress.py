@@ -64,5 +64,5 @@ def test_a_log_gets_a_line_a_minute(monkeypatch, caplog):
 
 
 def test_days_are_told_as_days():
-    assert progress._duration(59.6) == "0:01:00"
-    assert progress._duration(90_000) == "1 d 1:00 h"
+    assert progress.duration(59.6) == "0:01:00"
+    assert progress.duration(90_000) == "1 d 1:00 h"
