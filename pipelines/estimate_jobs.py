@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
-from pipelines.cluster import Shared, TaskContext, Where, run_tasks
+from pipelines.cluster import Shared, Where
 from pipelines.lock import LOCK_FILE
+from pipelines.tasks import TaskContext, run_tasks
 from pipelines.tile_jobs import TileJob
 from wsi_hr.errors import WsiHrError
 from wsi_hr.slides.isolate import run_isolated

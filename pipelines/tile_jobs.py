@@ -9,10 +9,11 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.cluster import OnProgress, Shared, TaskContext, Where, run_tasks
+from pipelines.cluster import Shared, Where
 from pipelines.lock import LOCK_FILE
 from pipelines.replacement import attempt, drop_outdated, publish, set_aside
 from pipelines.status import status_row
+from pipelines.tasks import OnProgress, TaskContext, run_tasks
 from wsi_hr.cohort.manifest import SlideRecord
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import WsiHrError

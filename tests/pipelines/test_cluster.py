@@ -246,11 +246,15 @@ def test_another_version_anywhere_is_refused(tmp_path, start_cluster):
     shutil.copytree(ROOT / "pipelines", other / "pipelines")
     (other / "wsi_hr/__init__.py").write_text('"""Old."""\n\n__version__ = "0.0.0"\n')
     slide, store = write_slide(tmp_path / "a.svs", 0), tmp_path / "store"
-    cluster = start_cluster(1)
-    cluster.add_worker(path=other, cwd=tmp_path)
-    time.sleep(5)  # until it has come too
+    mixed = start_cluster(0)
+    mixed.add_worker(path=other, cwd=tmp_path)
     with pytest.raises(ConfigError, match=r"another wsi-hr \(0\.0\.0\) than this machine"):
-        tile_stage([slide], store, CONFIG, scheduler=cluster.address)
+        tile_stage([slide], store, CONFIG, scheduler=mixed.address)
+    (other / "pipelines/cluster.py").unlink()
+    mixed.add_worker(path=other, cwd=tmp_path)
+    mixed.workers[0].kill()
+    with pytest.raises(ConfigError, match="none, or one that is too old"):
+        tile_stage([slide], store, CONFIG, scheduler=mixed.address)
     assert not list(store.glob("*.zarr"))
 
 

@@ -292,6 +292,15 @@ def test_a_lock_left_by_a_killed_run_is_taken_over(tmp_path, content):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_url_is_not_taken_for_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="looks like a URL"), run_lock(Path("s3://bucket/store")):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with run_lock(Path("a:b/c")):
+        pass
+
+
 def test_nothing_is_printed_where_nobody_watches(slides, tmp_path, capfd):
     tile_stage([slides / "a.svs"], tmp_path / "store", CONFIG, console=Console(file=io.StringIO()))
     printed = capfd.readouterr()
