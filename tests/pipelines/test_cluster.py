@@ -18,8 +18,11 @@ import tifffile
 
 import pipelines
 from pipelines import cluster
+from pipelines.cluster import Where, num_slots
+from pipelines.dry_run import dry_run
 from pipelines.lock import LOCK_FILE
 from pipelines.tile import tile_stage
+from wsi_hr.cohort.table import read_table
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError
 from wsi_hr.geometry import Size
@@ -238,6 +241,60 @@ def test_a_slide_of_a_stopped_worker_is_done_by_another(tmp_path, start_cluster,
     (row,) = tile_stage([long_slide], store, CONFIG)
     assert row["status"] == "done"
     assert [path.name for path in store.glob("*") if path.is_dir()] == ["long.zarr"]
+
+
+def test_a_slide_that_no_worker_survives_fails_and_the_others_come_out(
+    tmp_path, monkeypatch, start_cluster, long_slide
+):
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
+    both, store = start_cluster(2), tmp_path / "store"
+    write_slide(tmp_path / "slides/b.svs", 1)
+    (tmp_path / "slides/long.svs").symlink_to(long_slide)
+    run = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "slides"), str(store), both.address],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    begun = ".attempt-*/long.zarr.tmp/scale_*/patches/c.0*"
+    assert eventually(lambda: any(store.glob(begun)) and (store / "b.zarr").exists())
+    (busy,) = (worker for worker in both.workers if slide_processes(worker))
+    busy.kill()
+    assert run.wait(60) == 0
+    states = {row["slide_id"]: row for row in read_table(store / "status.csv").rows}
+    assert states["b"]["status"] == "done"
+    assert states["long"]["status"] == "failed"
+    assert "every worker that took it died" in states["long"]["reason"]
+
+
+def test_a_scheduler_that_ends_is_one_sentence_and_exit_code_1(tmp_path, start_cluster, long_slide):
+    doomed, store = start_cluster(1), tmp_path / "store"
+    program = "from pipelines.cli import main; main()"
+    options = ["--patch-size", "128", "--scheduler", doomed.address]
+    run = subprocess.Popen(
+        [sys.executable, "-c", program, "tile", str(long_slide), "-o", str(store), *options],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert eventually(lambda: any(store.glob(".attempt-*/*.tmp/scale_*/patches/c.0*")))
+    children = slide_processes(doomed.workers[0])
+    doomed.scheduler.kill()
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert said.count("\n") == 1
+    assert "the dask scheduler ended, or was restarted; mend that" in said
+    assert children
+    assert eventually(lambda: not any(map(is_running, children)))
+
+
+def test_a_dry_run_is_done_by_the_cluster_too(tmp_path, start_cluster):
+    both, store = start_cluster(2), tmp_path / "store"
+    for seed in range(3):
+        write_slide(tmp_path / f"slides/s{seed}.svs", seed)
+    assert eventually(lambda: num_slots(Where(1, both.address)) == 2)
+    plan = dry_run([tmp_path / "slides"], store, CONFIG, scheduler=both.address)
+    alone = dry_run([tmp_path / "slides"], store, CONFIG)
+    assert (plan.slots, plan.num_patches) == (2, alone.num_patches)
+    assert plan.store_bytes == alone.store_bytes > 0
 
 
 def test_another_version_anywhere_is_refused(tmp_path, start_cluster):

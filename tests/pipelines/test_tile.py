@@ -284,6 +284,33 @@ def test_a_second_run_is_told_who_holds_the_folder(tmp_path):
         pass
 
 
+def test_a_second_run_of_another_process_is_refused_by_name(tmp_path):
+    """FAULTS A12."""
+    slide, store = write_slide(tmp_path / "s/long.svs", 0, tiles=400), tmp_path / "store"
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, str(slide), str(store)]) as first:
+        deadline = time.monotonic() + 60
+        while not any(store.glob(".attempt-*/*.tmp")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(StoreError, match=rf"another run works here .*pid {first.pid}\b"):
+            tile_stage([slide], store, CONFIG)
+        first.kill()
+    write_slide(slide, 0)
+    (row,) = tile_stage([slide], store, CONFIG)
+    assert row["status"] == "done"
+
+
+def test_a_slide_reports_how_far_it_is(tmp_path):
+    slide = write_slide(tmp_path / "a.svs", 0, tiles=100)
+    heard: list[tuple[str, int, int]] = []
+    config = CONFIG.model_copy(update={"deadline_s": 60.0})
+    (tmp_path / "store").mkdir()
+    job = TileJob(SlideRecord("a", slide), tmp_path / "store/a.zarr", config, None, "manifest")
+    (outcome,) = run_jobs([job], Where(1), lambda *report: heard.append(report))
+    assert outcome.row["num_patches"] == "800"
+    assert {(slide_id, total) for slide_id, _, total in heard} == {("a", 800)}
+    assert 0 < heard[0][1] < 800
+
+
 @pytest.mark.parametrize("content", ["", "host elsewhere, pid 1\n"])
 def test_a_lock_left_by_a_killed_run_is_taken_over(tmp_path, content):
     (tmp_path / LOCK_FILE).write_text(content)
