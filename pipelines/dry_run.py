@@ -21,6 +21,7 @@ from pipelines.status import status_row
 from pipelines.tile import (
     require_same_settings,
     require_slides,
+    shared_out,
     stands_already,
     terminated_like_interrupted,
     tile_job,
@@ -106,6 +107,7 @@ def dry_run(
             else:
                 jobs.append(job)
         found: list[EstimateOutcome] = []
+        jobs, where = shared_out(jobs, where)
         slots = num_slots(where) if jobs else where.workers
         with slide_bar(console, "planning", len(records), len(records) - len(jobs)) as bar:
             for outcome in run_estimates(jobs, where):

@@ -62,6 +62,7 @@ def _estimate_one(job: TileJob, context: TaskContext) -> EstimateOutcome:
             job.config,
             job.mpp,
             job.mpp_source,
+            job.threads,
             deadline_s=job.config.deadline_s,
             memory_gib=job.config.memory_gib,
             cancelled=context.cancelled,

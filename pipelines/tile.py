@@ -102,7 +102,7 @@ def tile_stage(
         require_room(jobs, where.workers)
         try:
             with slide_bar(console, "tiling", len(records), len(records) - len(jobs)) as bar:
-                for outcome in run_jobs(*_shared_out(jobs, where), bar.working):
+                for outcome in run_jobs(*shared_out(jobs, where), bar.working):
                     table.put(outcome.row)
                     digests[outcome.source_sha256].append(outcome.row["slide_id"])
                     bar.finished(outcome.row["slide_id"], int(outcome.row["num_patches"]))
@@ -114,7 +114,7 @@ def tile_stage(
     return table.rows
 
 
-def _shared_out(jobs: Sequence[TileJob], where: Where) -> tuple[list[TileJob], Where]:
+def shared_out(jobs: Sequence[TileJob], where: Where) -> tuple[list[TileJob], Where]:
     """The jobs with their threads, and how many of them at a time: together, all cores.
 
     On a cluster, a slide gets one of the threads its worker was started with.

@@ -41,7 +41,7 @@ def slides(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("codec", ["jpeg", "raw"])
+@pytest.mark.parametrize("codec", ["auto", "jpeg", "raw"])
 def test_what_is_planned_comes_true(slides, tmp_path, codec):
     config = CONFIG.model_copy(update={"codec": codec})
     store = tmp_path / "store"
@@ -103,13 +103,13 @@ def test_bytes_for_people(count, words):
     assert human_bytes(count) == words
 
 
-@pytest.mark.parametrize("num", [1, 95, 96, 97, 1000, 40_000])
+@pytest.mark.parametrize("num", [1, 255, 256, 257, 1000, 40_000])
 def test_what_is_tried_is_spread_over_the_slide(num):
     chosen = sampled(num)
-    assert len(chosen) == min(num, 96)
+    assert len(chosen) == min(num, 256)
     assert np.array_equal(chosen, np.unique(chosen))
-    assert 0 <= chosen[0] <= num / 10
-    assert num * 9 / 10 - 8 <= chosen[-1] < num
+    assert 0 <= chosen[0] <= num / 8
+    assert num * 7 / 8 - 1 <= chosen[-1] < num
 
 
 @pytest.fixture

@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from wsi_hr.config import TileConfig
-from wsi_hr.geometry import Int64Array, PatchGrid, ReadPlan
+from wsi_hr.geometry import Int64Array, PatchGrid
 from wsi_hr.slides.open import open_slide
-from wsi_hr.slides.slide import Slide
+from wsi_hr.slides.self_check import checked_tiles
 from wsi_hr.slides.source import Source
 from wsi_hr.store.arrays import write_small_array
-from wsi_hr.store.chunks import chunk_codec_for
 from wsi_hr.store.shards import CHUNKS_PER_SHARD, index_bytes
+from wsi_hr.tiling.blocks import BlockEncoder, encode_grid
 from wsi_hr.tiling.overview import read_overview
-from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read
-from wsi_hr.tiling.read import read_patches
-from wsi_hr.tiling.tile import THUMBNAIL_PX
+from wsi_hr.tiling.passthrough import coincides
+from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read, reduced_by_decoder
+from wsi_hr.tiling.tile import THUMBNAIL_PX, encoder_for
 from wsi_hr.tiling.tissue import segment
 
-SAMPLED_PLACES = 6
-PATCHES_PER_PLACE = 16
+SAMPLED_PLACES = 4
+PATCHES_PER_PLACE = 64  # four rows of a block: neighbours share the tiles they are cut from
 _HASHED_BYTES = 32 << 20
 _METADATA_BYTES = 8192  # zarr.json of groups and arrays, and the list of files without the shards
 _LISTED_BYTES = 160  # what the list of files says of one shard
@@ -51,7 +51,12 @@ class SlideEstimate:
 
 
 def estimate_slide(
-    path: Path, slide_id: str, config: TileConfig, mpp_override: float | None, mpp_source: str
+    path: Path,
+    slide_id: str,
+    config: TileConfig,
+    mpp_override: float | None,
+    mpp_source: str,
+    threads: int = 1,
 ) -> SlideEstimate:
     """Plan a slide and tile a few places of it in memory; nothing is kept.
 
@@ -61,6 +66,7 @@ def estimate_slide(
         config: what is asked.
         mpp_override: um per level-0 px that replaces what the file says; None: the file's.
         mpp_source: whose word ``mpp_override`` is.
+        threads: blocks of patches worked on at a time.
 
     Raises:
         SlideError: as :func:`wsi_hr.tiling.tile.tile_slide`, as far as that shows before the
@@ -72,9 +78,18 @@ def estimate_slide(
         path, slide_id=slide_id, mpp_override=mpp_override, mpp_source=mpp_source
     ) as slide:
         plan = plan_read(slide, config.spec())
+        tiles = checked_tiles(slide, plan.level)
+        if tiles is not None and config.resample == "fast":
+            plan = reduced_by_decoder(plan)
         assert slide.mpp is not None, "plan_read refuses a slide without mpp"
         mask = segment(read_overview(slide), config.segmenter)
         grid = plan_grid(covered_size(slide, plan), slide.bounds, plan, mask, config.min_tissue)
+        passthrough = (
+            config.codec == "auto"
+            and tiles is not None
+            and coincides(grid, plan, config.patch_size, tiles)
+        )
+        encoder = encoder_for(slide, tiles, plan, config, passthrough=passthrough)
         small_bytes = 0
         if len(grid):
             small = {
@@ -86,7 +101,7 @@ def estimate_slide(
             }
             small_bytes = sum(_stored_bytes(values) for values in small.values())
         planned_s = time.monotonic() - begun
-        patches_bytes, patches_s = _of_patches(slide, plan, grid, config)
+        patches_bytes, patches_s = _of_patches(grid, encoder, config.patch_size, threads)
         return SlideEstimate(
             num_patches=len(grid),
             mpp=slide.mpp.mean,
@@ -97,22 +112,15 @@ def estimate_slide(
 
 
 def _of_patches(
-    slide: Slide, plan: ReadPlan, grid: PatchGrid, config: TileConfig
+    grid: PatchGrid, encoder: BlockEncoder, patch_px: int, threads: int
 ) -> tuple[int, float]:
     """Bytes and seconds of all patches, from those of a few."""
     if not len(grid):
         return 0, 0.0
     chosen = sampled(len(grid))
-    some = PatchGrid(
-        coords=grid.coords[chosen],
-        cells=grid.cells[chosen],
-        shape=grid.shape,
-        tissue=grid.tissue[chosen],
-        patch_px0=grid.patch_px0,
-    )
-    codec, num_bytes, begun = chunk_codec_for(config), 0, time.monotonic()
-    for _, pixels, readable in read_patches(slide, plan, some, config.patch_size):
-        num_bytes += sum(len(codec.encode(patch)) for patch in pixels[readable])
+    num_bytes, begun = 0, time.monotonic()
+    for chunks in encode_grid(grid.take(chosen), encoder, patch_px=patch_px, threads=threads):
+        num_bytes += sum(len(chunk) for chunk in chunks if chunk is not None)
     share = len(grid) / len(chosen)
     num_shards = -(-len(grid) // CHUNKS_PER_SHARD)
     overhead = _METADATA_BYTES + num_shards * (index_bytes(CHUNKS_PER_SHARD) + _LISTED_BYTES)

@@ -128,7 +128,7 @@ def tile_slide(
             )
             thumbnail = _thumbnail(slide, overview)
             with PatchStoreWriter(store_path, info, grid, mask, thumbnail) as writer:
-                encoder = _encoder(slide, tiles, plan, config, passthrough=passthrough)
+                encoder = encoder_for(slide, tiles, plan, config, passthrough=passthrough)
                 unreadable = _write_patches(slide, grid, encoder, config, writer, threads)
                 source.check_unchanged()
                 writer.commit()
@@ -154,7 +154,7 @@ def _mode(config: TileConfig, *, passthrough: bool) -> str:
     return "passthrough" if passthrough else "jpeg"
 
 
-def _encoder(
+def encoder_for(
     slide: Slide,
     tiles: JpegTiles | None,
     plan: ReadPlan,
