@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from rich.logging import RichHandler
 from pipelines.sentences import say
 from wsi_hr import __version__
 from wsi_hr.errors import TrainingError, WsiHrError
+
+if TYPE_CHECKING:
+    from wsi_hr.config import TileConfig
 
 EXIT_DONE = 0
 EXIT_SOME_FAILED = 1
@@ -53,7 +56,13 @@ Assignments = Annotated[
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="All randomness derives from it.", min=0)]
-Mpp = Annotated[float | None, typer.Option(help="Micrometres per patch pixel.", show_default="0.5")]
+Mpp = Annotated[
+    str | None,
+    typer.Option(
+        help="Micrometres per patch pixel; several for one store, the main one first: 0.5,1.0",
+        show_default="0.5",
+    ),
+]
 PatchSize = Annotated[
     int | None, typer.Option(help="Patch edge in pixels at that mpp.", show_default="256")
 ]
@@ -63,6 +72,13 @@ MppOverride = Annotated[
 ]
 Workers = Annotated[
     int | None, typer.Option(help="Slides tiled at a time.", min=1, show_default="all cores")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="A dask cluster whose workers tile: tcp://host:8786, or its scheduler file.",
+    ),
 ]
 MethodName = Annotated[
     str | None, typer.Option("--method", help="dbps or patchgd.", show_default="dbps")
@@ -113,20 +129,36 @@ def tile(
     store: Annotated[Path, typer.Option("-o", "--output", help="Folder for the patch stores.")],
     mpp: Mpp = None,
     patch_size: PatchSize = None,
+    resample: Annotated[
+        str | None,
+        typer.Option(
+            help="fast: the JPEG decoder reduces; exact: areas are averaged.", show_default="fast"
+        ),
+    ] = None,
     mpp_override: MppOverride = None,
     coords: Annotated[
         Path | None,
         typer.Option(help="Folder of CLAM or TRIDENT .h5 files with the patches to cut."),
     ] = None,
     workers: Workers = None,
+    scheduler: Scheduler = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only tell patches, bytes and hours, and if the disk fits."),
+    ] = False,
     recipe: Recipe = None,
     assignments: Assignments = None,
 ) -> None:
     """Cut slides into patch stores with tissue masks; every slide ends in STORE/status.csv."""
+    from pipelines.settings import scales_option
     from pipelines.tile import tile_stage
 
-    config = _resolve(recipe, {"tile.mpp": mpp, "tile.patch_size": patch_size}, assignments)
+    asked = {"tile.patch_size": patch_size, "tile.resample": resample, **scales_option(mpp)}
+    config = _resolve(recipe, asked, assignments)
     console = _stdout()
+    if dry_run:
+        _tell_plan(slides, store, config.tile, mpp_override, coords, workers, scheduler, console)
+        return
     rows = tile_stage(
         slides,
         store,
@@ -134,6 +166,7 @@ def tile(
         mpp_override=mpp_override,
         coords=coords,
         workers=workers,
+        scheduler=scheduler,
         console=console,
     )
     _finish(rows, store / "status.csv", console)
@@ -202,6 +235,10 @@ def train(
     patient_column: Annotated[
         str | None, typer.Option(help="Header of the patient column.")
     ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(help="Which scale of the store, if it has several.", show_default="its first"),
+    ] = None,
     device: Device = None,
     seed: Seed = None,
     recipe: Recipe = None,
@@ -221,7 +258,8 @@ def train(
     }
     source = LabelsSource(labels, slide_column, label_column, patient_column)
     console = _stdout()
-    report = train_stage(store, source, run, _resolve(recipe, options, assignments), console)
+    config = _resolve(recipe, options, assignments)
+    report = train_stage(store, source, run, config, console, mpp=mpp)
     if report.test:
         say(console, f"held-out slides: {_metrics(report.test)}")
     say(console, f"next: wsi-hr predict {run} SLIDES -o OUT")
@@ -402,6 +440,36 @@ def _finish(rows: list[dict[str, str]], table: Path, console: Console) -> None:
     total = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     say(console, f"{len(rows)} slides: {total}; see {table}")
     if counts.get("failed"):
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _tell_plan(
+    slides: list[Path],
+    store: Path,
+    config: TileConfig,
+    mpp_override: float | None,
+    coords: Path | None,
+    workers: int | None,
+    scheduler: str | None,
+    console: Console,
+) -> None:
+    """Say what tiling would take; exit 2 where the disk has no room, 1 where slides would fail."""
+    from pipelines.dry_run import dry_run, print_dry_run
+
+    plan = dry_run(
+        slides,
+        store,
+        config,
+        mpp_override=mpp_override,
+        coords=coords,
+        workers=workers,
+        scheduler=scheduler,
+        console=console,
+    )
+    print_dry_run(plan, store, console)
+    if not plan.fits:
+        raise typer.Exit(EXIT_BAD_REQUEST)
+    if any(row["status"] == "failed" for row in plan.rows):
         raise typer.Exit(EXIT_SOME_FAILED)
 
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".run-lock"
 
+_URL = re.compile(r"[a-z][a-z0-9+.]+:/")  # as it looks after Path has made one slash of two
 _HELD = (errno.EAGAIN, errno.EACCES)
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -28,8 +30,13 @@ def run_lock(folder: Path) -> Iterator[None]:
     The lock file says who holds it; a file left by a run that was killed is taken over.
 
     Raises:
-        StoreError: another run holds the folder, or it cannot be written.
+        StoreError: another run holds the folder, it cannot be written, or it is a URL.
     """
+    if _URL.match(str(folder)):
+        raise StoreError(
+            f"{folder}: looks like a URL, and outputs are folders; choose a folder, e.g. where the "
+            "remote storage is mounted"
+        )
     path = folder / LOCK_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -59,9 +59,10 @@ def find_patches(
         )
     if stores and stores[0].suffix == STORE_SUFFIX:
         path = stores[0]
-        return PatchesFrom(BagSet(path.parent), (path.name.removesuffix(STORE_SUFFIX),))
+        bags = BagSet(path.parent, mpp=run.config.tile.mpp)
+        return PatchesFrom(bags, (path.name.removesuffix(STORE_SUFFIX),))
     if stores:
-        return _whole_store(stores[0])
+        return _whole_store(stores[0], run.config.tile.mpp)
     folder = out / "store"
     rows = tile_stage(
         inputs,
@@ -80,7 +81,7 @@ def find_patches(
     )
 
 
-def _whole_store(folder: Path) -> PatchesFrom:
+def _whole_store(folder: Path, mpp: float) -> PatchesFrom:
     """All slides of a store, those of its status table that have no patches included."""
     ids = tuple(stored_slides(folder))
     table = folder / STATUS_FILE
@@ -93,7 +94,7 @@ def _whole_store(folder: Path) -> PatchesFrom:
             others.append(PredictionRow(slide_id, "failed", reason))
         else:
             others.append(PredictionRow(slide_id, row["status"], row["reason"]))
-    return PatchesFrom(BagSet(folder), ids, tuple(others))
+    return PatchesFrom(BagSet(folder, mpp=mpp), ids, tuple(others))
 
 
 def _is_store(path: Path) -> bool:

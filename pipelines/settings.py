@@ -47,3 +47,18 @@ def resolve(
         ConfigError: an unknown setting or a value out of range, named.
     """
     return resolve_config(read_recipe(recipe) if recipe else None, options, assignments or ())
+
+
+def scales_option(text: str | None) -> dict[str, object]:
+    """The settings that ``--mpp`` stands for: the main mpp, and further ones after commas.
+
+    Raises:
+        ConfigError: it is not numbers.
+    """
+    if text is None:
+        return {}
+    try:
+        main, *others = (float(part) for part in text.split(","))
+    except ValueError as cause:
+        raise ConfigError(f"--mpp {text}: give um per px, as in 0.5 or 0.5,1.0") from cause
+    return {"tile.mpp": main, "tile.more_mpp": others}

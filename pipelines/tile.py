@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import signal
 import threading
 from collections import defaultdict
@@ -15,9 +14,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipelines.cluster import Where
+from pipelines.disk import require_room
 from pipelines.lock import run_lock
-from pipelines.progress import progress_bar
+from pipelines.progress import slide_bar
 from pipelines.record import RunRecord
+from pipelines.replacement import bring_back, drop_outdated, outdated_path, sweep_attempts
 from pipelines.status import STATUS_COLUMNS, STATUS_FILE, StatusTable, printable, status_row
 from pipelines.tile_jobs import TileJob, run_jobs
 from wsi_hr.cohort.manifest import SlideRecord, find_slides
@@ -26,6 +28,7 @@ from wsi_hr.errors import ConfigError, CoordsError, SlideError, StoreError
 from wsi_hr.exchange.coords_h5 import find_coords
 from wsi_hr.runtime import sha256_file, write_text_atomic
 from wsi_hr.slides.source import Source
+from wsi_hr.store.manifest import is_ours
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
 from wsi_hr.store.thread_pool import num_usable_cores
 
@@ -49,6 +52,7 @@ def tile_stage(
     mpp_override: float | None = None,
     coords: Path | None = None,
     workers: int | None = None,
+    scheduler: str | None = None,
     console: Console | None = None,
 ) -> list[dict[str, str]]:
     """Tile slides into ``store``; a slide that is there already, unchanged, costs nothing.
@@ -63,6 +67,8 @@ def tile_stage(
             patches with enough tissue.
         workers: slides worked on at a time; None: as many as this process may use cores. Cores
             that are left over work on the slides there are.
+        scheduler: address or scheduler file of a dask cluster whose workers do the work; None:
+            this machine does.
         console: where progress is shown; None: nowhere.
 
     Returns:
@@ -71,36 +77,30 @@ def tile_stage(
 
     Raises:
         WsiHrError: nothing can be done at all: no slides, another run in the folder, a folder that
-            cannot be written, or one that holds stores of other settings; no folder ``coords``.
+            cannot be written, or one that holds stores of other settings; no folder ``coords``; a
+            cluster that cannot be used.
+        ConnectionError: the cluster was lost on the way; running again goes on from there.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; running again goes on from there.
     """
     run = RunRecord("tile", config)
-    records = find_slides(inputs)
-    if not records:
-        raise SlideError(
-            f"{', '.join(map(printable, inputs))}: no slides found; give slide files, folders of "
-            "them, or a manifest CSV"
-        )
-    if coords is not None and not coords.is_dir():
-        raise CoordsError(f"{coords}: no such folder; give the one with the .h5 files")
-    with run_lock(store), _terminated_like_interrupted():
+    where = where_to_work(workers, scheduler)
+    records = require_slides(inputs)
+    require_coords(coords, config)
+    with run_lock(store), terminated_like_interrupted():
         _settle_config(store, config)
-        _sweep(store)
+        sweep_attempts(store)
         table = StatusTable(store, [record.slide_id for record in records])
         digests: dict[str, list[str]] = defaultdict(list)
         jobs = []
         for record in records:
             if record.problem is not None:
-                status = "skipped" if record.redundant else "failed"
-                problem = record.problem.removeprefix(f"{record.path}: ")
-                table.put(status_row(record.slide_id, record.path, status, problem))
+                table.put(unusable_row(record))
                 continue
             try:
-                given = None if coords is None else find_coords(coords, record.slide_id)
+                job = tile_job(record, store, config, mpp_override, coords)
             except CoordsError as error:
                 table.put(status_row(record.slide_id, record.path, "failed", str(error)))
                 continue
-            job = replace(_job(record, store, config, mpp_override), coords=given)
             kept = _finished_store(job)
             if kept is None:
                 jobs.append(job)
@@ -108,43 +108,129 @@ def tile_stage(
                 digests[kept.info.source_sha256].append(record.slide_id)
                 earlier = table.earlier.get(record.slide_id, {})
                 table.put(_kept_row(record, kept, earlier.get("seconds", "")))
+        require_room(jobs, where.workers)
         try:
-            with progress_bar(console, "tiling", len(records)) as advance:
-                advance(len(records) - len(jobs), "")
-                for outcome in run_jobs(*_shared_out(jobs, workers)):
+            with slide_bar(console, "tiling", len(records), len(records) - len(jobs)) as bar:
+                for outcome in run_jobs(*shared_out(jobs, where), bar.working):
                     table.put(outcome.row)
                     digests[outcome.source_sha256].append(outcome.row["slide_id"])
-                    advance(1, outcome.row["slide_id"])
+                    bar.finished(outcome.row["slide_id"], int(outcome.row["num_patches"]))
         finally:
             table.write()
+            sweep_attempts(store)
         _warn_of_copies(digests)
         run.write(store, states={row["slide_id"]: row["status"] for row in table.rows})
     return table.rows
 
 
-def _shared_out(jobs: Sequence[TileJob], workers: int | None) -> tuple[list[TileJob], int]:
-    """The jobs with their threads, and how many of them at a time: together, all cores."""
-    cores = num_usable_cores()
-    at_a_time = max(1, min(workers or cores, len(jobs)))
-    return [replace(job, threads=max(1, cores // at_a_time)) for job in jobs], at_a_time
+def shared_out(jobs: Sequence[TileJob], where: Where) -> tuple[list[TileJob], Where]:
+    """The jobs with their threads, and how many of them at a time: together, all cores.
+
+    On a cluster, a slide gets one of the threads its worker was started with.
+    """
+    if where.scheduler is not None:
+        return list(jobs), where
+    at_a_time = max(1, min(where.workers, len(jobs)))
+    threads = max(1, num_usable_cores() // at_a_time)
+    return [replace(job, threads=threads) for job in jobs], Where(at_a_time)
 
 
-def _job(
-    record: SlideRecord, store: Path, config: TileConfig, mpp_override: float | None
+def where_to_work(workers: int | None, scheduler: str | None) -> Where:
+    """What is asked by ``--workers`` and ``--scheduler``.
+
+    Raises:
+        ConfigError: both are given.
+    """
+    if workers is not None and scheduler is not None:
+        raise ConfigError(
+            f"--workers {workers}: how many slides a cluster tiles at a time is the number of "
+            "threads its workers were started with; leave --workers or --scheduler out"
+        )
+    return Where(workers or num_usable_cores(), scheduler)
+
+
+def require_slides(inputs: Sequence[Path]) -> list[SlideRecord]:
+    """The slides of ``inputs``.
+
+    Raises:
+        SlideError: there are none.
+    """
+    records = find_slides(inputs)
+    if not records:
+        raise SlideError(
+            f"{', '.join(map(printable, inputs))}: no slides found; give slide files, folders of "
+            "them, or a manifest CSV"
+        )
+    return records
+
+
+def require_coords(coords: Path | None, config: TileConfig) -> None:
+    """Make sure that coordinates, if they are given, are there and fit what is asked.
+
+    Raises:
+        CoordsError: there is no such folder.
+        ConfigError: several scales are asked, and coordinates are of one.
+    """
+    if coords is not None and config.more_mpp:
+        raise ConfigError("--coords: its patches are of one footprint; ask for one --mpp")
+    if coords is not None and not coords.is_dir():
+        raise CoordsError(f"{coords}: no such folder; give the one with the .h5 files")
+
+
+def unusable_row(record: SlideRecord) -> dict[str, str]:
+    """The row of a slide that has a problem before it is opened."""
+    status = "skipped" if record.redundant else "failed"
+    problem = (record.problem or "").removeprefix(f"{record.path}: ")
+    return status_row(record.slide_id, record.path, status, problem)
+
+
+def tile_job(
+    record: SlideRecord,
+    store: Path,
+    config: TileConfig,
+    mpp_override: float | None,
+    coords: Path | None,
 ) -> TileJob:
+    """What is to be done for a slide; the arguments are those of :func:`tile_stage`.
+
+    Raises:
+        CoordsError: ``coords`` has no file for the slide, or several.
+    """
     path = store / f"{record.slide_id}{STORE_SUFFIX}"
+    given = None if coords is None else find_coords(coords, record.slide_id)
     if record.mpp is not None:
-        return TileJob(record, path, config, record.mpp, MANIFEST_SOURCE)
-    return TileJob(record, path, config, mpp_override, OVERRIDE_SOURCE)
+        return TileJob(record, path, config, record.mpp, MANIFEST_SOURCE, coords=given)
+    return TileJob(record, path, config, mpp_override, OVERRIDE_SOURCE, coords=given)
 
 
 def _finished_store(job: TileJob) -> PatchStore | None:
     """The store of a slide, if it is sound and exactly what this run would write again.
 
+    One that was set aside when the slide changed comes back when the slide is again what it was.
+    """
+    path, kept = job.store_path, outdated_path(job.store_path)
+    found = _current_store(path, job)
+    if found is not None:
+        drop_outdated(path)
+    elif (is_ours(path) or not path.exists()) and _current_store(kept, job) is not None:
+        bring_back(path)
+        found = _current_store(path, job)
+    return found
+
+
+def stands_already(job: TileJob) -> bool:
+    """Whether a run would find the slide's store there, or in ``outdated/``; moves nothing."""
+    path = job.store_path
+    return any(_current_store(place, job) is not None for place in (path, outdated_path(path)))
+
+
+def _current_store(path: Path, job: TileJob) -> PatchStore | None:
+    """The store at ``path``, if it is sound and says what the slide of ``job`` says now.
+
     The slide is compared by size and by its first and last 64 KiB, not read through.
     """
     try:
-        found = PatchStore.open(job.store_path)
+        found = PatchStore.open(path)
         info = found.info
         source = Source.of(job.record.path)
         same = (
@@ -187,6 +273,17 @@ def _settle_config(store: Path, config: TileConfig) -> None:
     Raises:
         ConfigError: they are not.
     """
+    require_same_settings(store, config)
+    text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
+    write_text_atomic(store / TILE_FILE, text)
+
+
+def require_same_settings(store: Path, config: TileConfig) -> None:
+    """Make sure that ``config`` is what the stores already in a folder were cut with.
+
+    Raises:
+        ConfigError: it is not.
+    """
     path = store / TILE_FILE
     try:
         settled = json.loads(path.read_text(encoding="utf-8"))
@@ -203,7 +300,6 @@ def _settle_config(store: Path, config: TileConfig) -> None:
             f"{store}: holds stores of other settings ({'; '.join(differing)}); choose another "
             "output folder or the old settings"
         )
-    write_text_atomic(path, json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
 
 
 def _differing(settled: Mapping[str, object], config: TileConfig) -> list[str]:
@@ -216,13 +312,6 @@ def _differing(settled: Mapping[str, object], config: TileConfig) -> list[str]:
     ]
 
 
-def _sweep(store: Path) -> None:
-    """Remove what a killed run left half-written."""
-    for suffix in (".tmp", ".old"):
-        for stray in store.glob(f"*{STORE_SUFFIX}{suffix}"):
-            shutil.rmtree(stray, ignore_errors=True)
-
-
 def _warn_of_copies(digests: Mapping[str, Sequence[str]]) -> None:
     for digest, slide_ids in digests.items():
         if digest and len(slide_ids) > 1:
@@ -233,7 +322,7 @@ def _warn_of_copies(digests: Mapping[str, Sequence[str]]) -> None:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """Let SIGTERM end the run as Ctrl-C does; only the main thread may arrange that."""
     if threading.current_thread() is not threading.main_thread():
         yield

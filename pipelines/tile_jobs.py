@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pipelines.cluster import Shared, Where
+from pipelines.lock import LOCK_FILE
+from pipelines.replacement import attempt, drop_outdated, publish, set_aside
 from pipelines.status import status_row
+from pipelines.tasks import OnProgress, TaskContext, run_tasks
 from wsi_hr.cohort.manifest import SlideRecord
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import WsiHrError
-from wsi_hr.slides.isolate import run_isolated, stop_isolated
+from wsi_hr.slides.isolate import run_isolated
 from wsi_hr.slides.source import Source
-from wsi_hr.store.manifest import is_ours
-from wsi_hr.tiling.tile import tile_slide
+from wsi_hr.tiling.tile import TileResult, tile_slide
 
 logger = logging.getLogger(__name__)
-
-# dask opens its HTTP servers even without a dashboard: on loopback then, at ports nobody else has.
-_NO_DASHBOARD: dict[str, Any] = {
-    "dashboard_address": "127.0.0.1:0",
-    "worker_dashboard_address": "127.0.0.1:0",
-    "scheduler_kwargs": {"dashboard": False},
-}
-
-_cancelled = threading.Event()  # read by the tasks; dask cannot carry it to them as an argument
 
 
 @dataclass(frozen=True)
@@ -70,67 +60,38 @@ class TileOutcome:
     source_sha256: str
 
 
-def run_jobs(jobs: Sequence[TileJob], workers: int) -> Iterator[TileOutcome]:
-    """Tile slides on an in-process dask cluster; yields them as they finish.
+def run_jobs(
+    jobs: Sequence[TileJob], where: Where, on_progress: OnProgress
+) -> Iterator[TileOutcome]:
+    """Tile slides, on this machine or a cluster; yields them as they finish.
 
-    The cluster's threads only wait: the work is done by one process per slide. When the caller is
-    interrupted, these are killed.
+    Dask's threads only wait: the work is done by one process per slide. When the caller is
+    interrupted, these are killed, on whichever machine they are.
+
+    Raises:
+        ConfigError: the cluster cannot be used.
+        ConnectionError: the cluster was lost on the way.
     """
     if not jobs:
         return
-    # Imported here: dask takes most of a second, and a run with nothing to do needs none of it.
-    from distributed import Client, LocalCluster, as_completed
-
-    _quiet("distributed")
-    _cancelled.clear()
-    with (
-        tempfile.TemporaryDirectory(prefix="wsi-hr-") as scratch,
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=min(workers, len(jobs)),
-            processes=False,
-            memory_limit=0,
-            local_directory=scratch,
-            silence_logs=logging.CRITICAL,
-            **_NO_DASHBOARD,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        futures = client.map(_tile_one, jobs, key="tile", pure=False)
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            _cancelled.set()
-            stop_isolated()
-            client.cancel(futures)
-            raise
+    shared = Shared(jobs[0].store_path.parent / LOCK_FILE, jobs[0].record.path)
+    yield from run_tasks(_tile_one, jobs, where, shared, lost=_lost, on_progress=on_progress)
 
 
-def _tile_one(job: TileJob) -> TileOutcome:
+def _lost(job: TileJob, reason: str) -> TileOutcome:
+    return TileOutcome(status_row(job.record.slide_id, job.record.path, "failed", reason), "")
+
+
+def _tile_one(job: TileJob, context: TaskContext) -> TileOutcome:
     """Tile one slide in a process of its own; whatever happens there becomes a row."""
-    if _cancelled.is_set():
+    if context.cancelled():
         raise CancelledError
     path, begun, result = job.record.path, time.monotonic(), None
     try:
-        if job.store_path.exists():
-            # a slide that cannot be read just now (a share that is away) takes no store with it
-            Source.of(path).edges_sha256()
-            _discard(job.store_path)
-        result = run_isolated(
-            tile_slide,
-            path,
-            job.record.slide_id,
-            job.store_path,
-            job.config,
-            job.mpp,
-            job.mpp_source,
-            job.threads,
-            job.coords,
-            deadline_s=job.config.deadline_s,
-            memory_gib=job.config.memory_gib,
-        )
+        result = _tile_apart(job, context)
         reason = result.reason
+    except CancelledError:
+        raise
     except WsiHrError as error:
         reason = str(error).removeprefix(f"{path}: ")
     except Exception as error:  # one slide must not end the run, whatever it is
@@ -149,16 +110,38 @@ def _tile_one(job: TileJob) -> TileOutcome:
     return TileOutcome(row, result.source_sha256 if result else "")
 
 
-def _discard(path: Path) -> None:
-    """Remove a store that no longer says what its slide says; by a rename first, so never half."""
-    if is_ours(path):
-        stale = path.with_name(f"{path.name}.old")  # swept, like a writer's, if we are killed here
-        path.rename(stale)
-        shutil.rmtree(stale)
+def _tile_apart(job: TileJob, context: TaskContext) -> TileResult:
+    """Tile into a folder of this attempt's own, and put what came out in its place.
 
+    A worker that was given up for dead may still be writing; it must not write here.
 
-def _quiet(library: str) -> None:
-    """Keep a library's log from the user; it says nothing that a row does not."""
-    for name in (library, *logging.root.manager.loggerDict):
-        if name == library or name.startswith(f"{library}."):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+    Raises:
+        WsiHrError: the slide or the disk failed.
+        CancelledError: nobody waits for the slide any more.
+    """
+    if job.store_path.exists():
+        # a slide that cannot be read just now (a share that is away) takes no store with it
+        Source.of(job.record.path).edges_sha256()
+    set_aside(job.store_path)
+    with attempt(job.store_path) as written:
+        result = run_isolated(
+            tile_slide,
+            job.record.path,
+            job.record.slide_id,
+            written,
+            job.config,
+            job.mpp,
+            job.mpp_source,
+            job.threads,
+            job.coords,
+            deadline_s=job.config.deadline_s,
+            memory_gib=job.config.memory_gib,
+            on_progress=lambda done, total: context.report(job.record.slide_id, done, total),
+            cancelled=context.cancelled,
+        )
+        if context.cancelled():
+            raise CancelledError
+        if result.status == "done":
+            publish(written, job.store_path)
+    drop_outdated(job.store_path)
+    return result

@@ -55,9 +55,15 @@ class TrainReport:
 
 
 def train_stage(
-    store: Path, labels: LabelsSource, run_dir: Path, config: Config, console: Console | None
+    store: Path,
+    labels: LabelsSource,
+    run_dir: Path,
+    config: Config,
+    console: Console | None,
+    *,
+    mpp: float | None = None,
 ) -> TrainReport:
-    """Train, or go on training, one run.
+    """Train, or go on training, one run, at the scale ``mpp`` of the store; None: at its first.
 
     The run folder receives config.yaml, splits.csv, metrics.jsonl, best and last checkpoint and
     run.json. The same command on a run that was interrupted resumes it; on a finished one it only
@@ -89,7 +95,12 @@ def train_stage(
     splits = split_rows(table.rows, split_of)
     say(console, describe(splits))
     device = pick_device(config.train.device)
-    tile = _common_tiling(BagSet(store), [row["slide_id"] for row in splits])
+    tile = _common_tiling(BagSet(store, mpp=mpp), [row["slide_id"] for row in splits])
+    if mpp is not None and tile.mpp != mpp:
+        raise ConfigError(
+            f"--mpp {mpp:g}: {store} holds no patches at that scale, its first is {tile.mpp:g}; "
+            "tile with both, as in wsi-hr tile --mpp 0.5,1.0, or leave --mpp out"
+        )
     say(console, *_tiling_in_words(config.tile, tile), _device_in_words(device, config))
     config = config.model_copy(update={"tile": tile})
     with run_lock(run_dir):
@@ -115,7 +126,9 @@ def _train(
     torch.set_num_threads(config.train.threads or len(os.sched_getaffinity(0)))
     method = _build(config, classes, [label_of[s] for s in slides["train"]], run_dir).to(device)
     claim(run_dir, config, splits)  # only now: settings that cannot be built do not bind the folder
-    data = TrainingSet(BagSet(store, label_of), slides["train"], slides["val"], label_of)
+    data = TrainingSet(
+        BagSet(store, label_of, mpp=config.tile.mpp), slides["train"], slides["val"], label_of
+    )
     num_steps = config.train.epochs * len(slides["train"])
     with progress_bar(console, "training", num_steps) as advance:
         note, num_done = "", 0

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from pipelines.progress import progress_bar
+from pipelines.replacement import ATTEMPT
 from pipelines.status import STATUS_COLUMNS, STATUS_FILE, printable
 from pipelines.tile import RUN_LIMITS, TILE_FILE
 from wsi_hr.cohort.manifest import SlideRecord, find_slides
@@ -189,7 +190,7 @@ def _check_folder(folder: Path, checks: Sequence[StoreCheck]) -> Iterator[str]:
     yield from _check_settings(folder, checks)
     yield from _check_status(folder)
     for path in sorted(folder.iterdir()):
-        if path.name.endswith(_STRAYS):
+        if path.name.endswith(_STRAYS) or path.name.startswith(ATTEMPT):
             yield (
                 f"{path}: left by an interrupted run, unless one is at work now; wsi-hr tile into "
                 "this folder removes it"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+import subprocess
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -250,3 +253,14 @@ def test_the_docs_are_complete(page: str, names: list[str]) -> None:
     spans = {code.text for code in code_of(text) if not code.block}
     absent = [name for name in names if not any(re.match(rf"{name}(?!\w)", s) for s in spans)]
     assert absent == []
+
+
+def test_the_scripts_for_a_cluster_are_sound() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    blocks = [textwrap.dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", page, re.M)]
+    (batch,) = (block for block in blocks if "#SBATCH" in block)
+    (python,) = (block for block in blocks if "SLURMCluster" in block)
+    assert (
+        subprocess.run(["bash", "-n"], input=batch.strip(), text=True, check=False).returncode == 0
+    )
+    assert "cluster.scale" in ast.unparse(ast.parse(python))

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from pipelines.cluster import Where
 from pipelines.lock import LOCK_FILE, run_lock
 from pipelines.tile import STATUS_COLUMNS, tile_stage
 from pipelines.tile_jobs import TileJob, run_jobs
@@ -179,7 +180,7 @@ def test_what_was_lost_damaged_or_outdated_is_made_again_and_nothing_else(tmp_pa
         assert {k: v for k, v in now.items() if k.startswith(name)} == {
             k: v for k, v in files.items() if k.startswith(name)
         }
-    assert not any(name.startswith(("emptied", "stray")) for name in now)
+    assert not any(name.startswith(("emptied", "stray", "outdated/")) for name in now)
     digest = PatchStore.open(store / "outdated.zarr").info.source_sha256
     assert digest == sha256_file(folder / "outdated.svs")
 
@@ -283,12 +284,48 @@ def test_a_second_run_is_told_who_holds_the_folder(tmp_path):
         pass
 
 
+def test_a_second_run_of_another_process_is_refused_by_name(tmp_path):
+    """FAULTS A12."""
+    slide, store = write_slide(tmp_path / "s/long.svs", 0, tiles=400), tmp_path / "store"
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, str(slide), str(store)]) as first:
+        deadline = time.monotonic() + 60
+        while not any(store.glob(".attempt-*/*.tmp")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(StoreError, match=rf"another run works here .*pid {first.pid}\b"):
+            tile_stage([slide], store, CONFIG)
+        first.kill()
+    write_slide(slide, 0)
+    (row,) = tile_stage([slide], store, CONFIG)
+    assert row["status"] == "done"
+
+
+def test_a_slide_reports_how_far_it_is(tmp_path):
+    slide = write_slide(tmp_path / "a.svs", 0, tiles=100)
+    heard: list[tuple[str, int, int]] = []
+    config = CONFIG.model_copy(update={"deadline_s": 60.0})
+    (tmp_path / "store").mkdir()
+    job = TileJob(SlideRecord("a", slide), tmp_path / "store/a.zarr", config, None, "manifest")
+    (outcome,) = run_jobs([job], Where(1), lambda *report: heard.append(report))
+    assert outcome.row["num_patches"] == "800"
+    assert {(slide_id, total) for slide_id, _, total in heard} == {("a", 800)}
+    assert 0 < heard[0][1] < 800
+
+
 @pytest.mark.parametrize("content", ["", "host elsewhere, pid 1\n"])
 def test_a_lock_left_by_a_killed_run_is_taken_over(tmp_path, content):
     (tmp_path / LOCK_FILE).write_text(content)
     with run_lock(tmp_path):
         assert f"pid {os.getpid()}" in (tmp_path / LOCK_FILE).read_text()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_url_is_not_taken_for_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="looks like a URL"), run_lock(Path("s3://bucket/store")):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with run_lock(Path("a:b/c")):
+        pass
 
 
 def test_nothing_is_printed_where_nobody_watches(slides, tmp_path, capfd):
@@ -380,7 +417,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_stores(tmp_path, undisturbed
 def test_an_interrupted_run_does_not_wait_for_its_slides(tmp_path):
     slides = write_slide(tmp_path / "slides/long.svs", 0, tiles=400).parent
     store = tmp_path / "store"
-    code, _ = start_and_stop(slides, store, signal.SIGINT, once="long.zarr.tmp")
+    code, _ = start_and_stop(slides, store, signal.SIGINT, once=".attempt-*/long.zarr.tmp")
     assert code != 0
     assert not (store / "long.zarr").exists(), "the slide was given up"
     assert read_status(store) == []
@@ -422,12 +459,12 @@ def test_a_slide_that_is_away_takes_no_store_with_it(tmp_path):
     slide.unlink()
     other = CONFIG.model_copy(update={"jpeg_quality": 70})
     job = TileJob(SlideRecord("a", slide), store / "a.zarr", other, None, "manifest")
-    (outcome,) = run_jobs([job], 1)
+    (outcome,) = run_jobs([job], Where(1), lambda *_: None)
     assert outcome.row["status"] == "failed"
     assert "cannot be read" in outcome.row["reason"]
     after = {path: path.read_bytes() for path in (store / "a.zarr").rglob("*") if path.is_file()}
     assert after == before
     write_slide(slide, 0)
-    (outcome,) = run_jobs([job], 1)
+    (outcome,) = run_jobs([job], Where(1), lambda *_: None)
     assert outcome.row["status"] == "done"
     assert PatchStore.open(store / "a.zarr").info.tile == other

@@ -16,6 +16,7 @@ import openslide
 
 from wsi_hr.errors import LabelError
 from wsi_hr.slides.isolate import run_isolated
+from wsi_hr.slides.reporting import report_progress
 
 
 class TwoPartError(Exception):
@@ -100,3 +101,9 @@ def report_isolated(send: Connection) -> None:
 
 def read_with_openslide(path: Path) -> float:
     return float(np.asarray(openslide.OpenSlide(path).read_region((0, 0), 0, (64, 64))).mean())
+
+
+def report(count: int) -> int:
+    for number in range(count + 1):
+        report_progress(number, count)
+    return count

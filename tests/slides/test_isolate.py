@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -253,3 +253,32 @@ def test_the_caller_s_death_leaves_no_orphan(tmp_path, number):
     caller.wait(SOON_S)
     assert _died(child)
     assert _died(server)
+
+
+def test_progress_arrives_seldom_and_its_last_word_always(work):
+    heard: list[tuple[int, int]] = []
+    count = 200_000
+    told = run_isolated(work.report, count, on_progress=lambda *now: heard.append(now), **LIMITS)
+    assert told == count
+    assert heard[0] == (0, count)
+    assert heard[-1] == (count, count)
+    assert len(heard) < 50, "bounded, however often it is said"
+    assert run_isolated(work.report, 3, **LIMITS) == 3
+
+
+def test_a_cancelled_call_ends_with_its_child(work, tmp_path):
+    asked = threading.Event()
+
+    def cancelled() -> bool:
+        return asked.is_set()
+
+    def call() -> None:
+        run_isolated(work.sleep, SLIDE, 600, tmp_path / "pid", cancelled=cancelled, **LIMITS)
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(call)
+        child = _pid_in(tmp_path / "pid")
+        asked.set()
+        with pytest.raises(CancelledError):
+            future.result(SOON_S)
+    assert _died(child)

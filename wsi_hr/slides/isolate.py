@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import IO, Any, TypeVar
 
 from wsi_hr.errors import SlideError, WsiHrError
 from wsi_hr.slides.isolate_server import REPORT, REQUEST
+from wsi_hr.slides.reporting import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +47,18 @@ _LAST_WORDS = 65_536  # bytes of a dead child's stderr that are looked at
 _OUT_OF_MEMORY = (b"MemoryError", b"failed to allocate", b"out of memory", b"bad_alloc")
 _REPORT_S = 10.0  # a killed child is reaped in milliseconds, unless its disk hangs
 _STOP_S = 5.0
+_CANCEL_POLL_S = 0.25
 
 
-def run_isolated(fn: Callable[..., T], /, *args: Any, deadline_s: float, memory_gib: float) -> T:
+def run_isolated(
+    fn: Callable[..., T],
+    /,
+    *args: Any,
+    deadline_s: float,
+    memory_gib: float,
+    on_progress: Listener | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> T:
     """Call ``fn(*args)`` in a child process and return what it returns.
 
     Several threads may do so at once, in any kind of process. The child is killed at its deadline,
@@ -59,9 +70,12 @@ def run_isolated(fn: Callable[..., T], /, *args: Any, deadline_s: float, memory_
             messages.
         deadline_s: seconds after which the child is killed.
         memory_gib: GiB by which its address space may grow.
+        on_progress: told what ``fn`` reports by :func:`wsi_hr.slides.reporting.report_progress`.
+        cancelled: asked several times a second; once it is true the child is killed.
 
     Raises:
         SlideError: the child died, took too long or used too much memory.
+        CancelledError: ``cancelled`` was true.
         Exception: what ``fn`` raised, with the child's traceback as a note unless it is a
             ``WsiHrError``.
     """
@@ -77,7 +91,7 @@ def run_isolated(fn: Callable[..., T], /, *args: Any, deadline_s: float, memory_
             with suppress(OSError):  # a child that is dead already shows when we listen to it
                 messages.send((sys.path, logging.getLogger().getEffectiveLevel(), memory_gib))
                 messages.send_bytes(call)
-            kind, value = _outcome(messages)
+            kind, value = _outcome(messages, on_progress, cancelled)
             timed_out, code = _report(control) if kind == "died" else (False, 0)
         finally:
             messages.close()
@@ -166,13 +180,22 @@ def stop_isolated() -> None:
         server.stop()
 
 
-def _outcome(messages: Connection) -> tuple[str, Any]:
-    """What the child says last; log records on the way are handled."""
+def _outcome(
+    messages: Connection, on_progress: Listener | None, cancelled: Callable[[], bool] | None
+) -> tuple[str, Any]:
+    """What the child says last; log records and progress on the way are handled."""
     while True:
         try:
+            while cancelled is not None and not messages.poll(_CANCEL_POLL_S):
+                if cancelled():
+                    raise CancelledError
             kind, value = messages.recv()
         except (EOFError, OSError):
             return "died", None
+        if kind == "progress":
+            if on_progress is not None:
+                on_progress(*value)
+            continue
         if kind != "log":
             return kind, value
         target = logging.getLogger(value.name)

@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from wsi_hr.slides.reporting import listen
+
 REQUEST = struct.Struct("!d")  # seconds until the child is killed
 REPORT = struct.Struct("!?i")  # whether the deadline killed it; its exit code, -N for signal N
 NUM_FDS = 3  # with a request: the child's connection, its stderr, the control socket
@@ -155,6 +157,7 @@ def _call(messages: Connection) -> None:
     try:
         function, args = pickle.loads(messages.recv_bytes())
         _limit_memory(memory_gib)
+        listen(lambda done, total: sender.send(("progress", (done, total))))
         outcome = ("returned", function(*args))
     except Exception as error:
         outcome = _as_message(error)

@@ -16,6 +16,7 @@ from wsi_hr.errors import SlideError
 from wsi_hr.exchange.coords_h5 import GivenCoords, read_coords
 from wsi_hr.geometry import UInt8Array
 from wsi_hr.slides.open import open_slide
+from wsi_hr.slides.reporting import report_progress
 from wsi_hr.slides.slide import Slide
 from wsi_hr.slides.source import Source
 from wsi_hr.store.patch_store import PatchStoreWriter, StoreInfo
@@ -180,6 +181,7 @@ def _write_patches(scale: Scale, writer: PatchStoreWriter, threads: int) -> int:
                 "damaged, copy it again from its source or raise tile.max_unreadable"
             )
         writer.write(chunks)
+        report_progress(num_read, len(grid))
     if unreadable:
         logger.warning("%s: %d of %d patches unreadable", path, unreadable, len(grid))
     return unreadable

@@ -1,0 +1,188 @@
+"""What tiling would take: patches, bytes and hours of every slide, and whether the disk has room.
+
+Every slide is opened, its mask drawn and its grid planned; a few places of it are tiled in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from pipelines.cluster import num_slots
+from pipelines.disk import free_bytes, human_bytes
+from pipelines.estimate_jobs import EstimateOutcome, run_estimates
+from pipelines.lock import run_lock
+from pipelines.progress import duration, slide_bar
+from pipelines.sentences import say
+from pipelines.status import status_row
+from pipelines.tile import (
+    require_coords,
+    require_same_settings,
+    require_slides,
+    shared_out,
+    stands_already,
+    terminated_like_interrupted,
+    tile_job,
+    unusable_row,
+    where_to_work,
+)
+from wsi_hr.cohort.table import write_table
+from wsi_hr.config import TileConfig
+from wsi_hr.errors import CoordsError
+
+PLAN_FILE = "plan.csv"
+PLAN_COLUMNS = (
+    "slide_id",
+    "path",
+    "status",
+    "reason",
+    "num_patches",
+    "mpp",
+    "mpp_source",
+    "bytes",
+    "seconds",
+)
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What tiling would take.
+
+    Attributes:
+        rows: one per slide (:data:`PLAN_COLUMNS`), with status ``planned``, ``done`` (its store is
+            there), ``no_tissue``, ``skipped`` or ``failed``.
+        num_patches: of the planned slides.
+        store_bytes: of their stores, estimated.
+        hours: all of it takes with so many slides at a time.
+        slots: slides tiled at a time.
+        free_bytes: room on the disk.
+    """
+
+    rows: tuple[dict[str, str], ...]
+    num_patches: int
+    store_bytes: int
+    hours: float
+    slots: int
+    free_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the disk has room for it."""
+        return self.store_bytes <= self.free_bytes
+
+
+def dry_run(
+    inputs: Sequence[Path],
+    store: Path,
+    config: TileConfig,
+    *,
+    mpp_override: float | None = None,
+    coords: Path | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    console: Console | None = None,
+) -> DryRun:
+    """Tell what :func:`pipelines.tile.tile_stage` with the same arguments would take.
+
+    Writes ``plan.csv`` into ``store``, and no store.
+
+    Raises:
+        WsiHrError: as the stage would.
+        ConnectionError: the cluster was lost on the way.
+    """
+    where = where_to_work(workers, scheduler)
+    records = require_slides(inputs)
+    require_coords(coords, config)
+    with run_lock(store), terminated_like_interrupted():
+        require_same_settings(store, config)
+        rows: dict[str, dict[str, str]] = {}
+        jobs = []
+        for record in records:
+            if record.problem is not None:
+                rows[record.slide_id] = _plan_row(unusable_row(record))
+                continue
+            try:
+                job = tile_job(record, store, config, mpp_override, coords)
+            except CoordsError as error:
+                row = status_row(record.slide_id, record.path, "failed", str(error))
+                rows[record.slide_id] = _plan_row(row)
+                continue
+            if stands_already(job):
+                rows[record.slide_id] = _plan_row(
+                    status_row(record.slide_id, record.path, "done", "its store is there already")
+                )
+            else:
+                jobs.append(job)
+        found: list[EstimateOutcome] = []
+        jobs, where = shared_out(jobs, where)
+        slots = num_slots(where) if jobs else where.workers
+        with slide_bar(console, "planning", len(records), len(records) - len(jobs)) as bar:
+            for outcome in run_estimates(jobs, where):
+                found.append(outcome)
+                rows[outcome.job.record.slide_id] = _row(outcome)
+                patches = 0 if outcome.estimate is None else outcome.estimate.num_patches
+                bar.finished(outcome.job.record.slide_id, patches)
+        ordered = tuple(rows[record.slide_id] for record in records)
+        write_table(store / PLAN_FILE, PLAN_COLUMNS, ordered)
+        return _summary(ordered, found, min(slots, max(len(jobs), 1)), free_bytes(store))
+
+
+def _summary(
+    rows: tuple[dict[str, str], ...], found: Sequence[EstimateOutcome], slots: int, free: int
+) -> DryRun:
+    estimates = [each.estimate for each in found if each.estimate is not None]
+    seconds = [estimate.seconds for estimate in estimates]
+    return DryRun(
+        rows=rows,
+        num_patches=sum(estimate.num_patches for estimate in estimates),
+        store_bytes=sum(estimate.store_bytes for estimate in estimates),
+        hours=max(sum(seconds) / slots, max(seconds, default=0.0)) / 3600,
+        slots=slots,
+        free_bytes=free,
+    )
+
+
+def _row(outcome: EstimateOutcome) -> dict[str, str]:
+    record, found = outcome.job.record, outcome.estimate
+    if found is None:
+        return _plan_row(status_row(record.slide_id, record.path, "failed", outcome.reason))
+    status = "planned" if found.num_patches else "no_tissue"
+    row = status_row(
+        record.slide_id,
+        record.path,
+        status,
+        "" if found.num_patches else "no patch would have enough tissue",
+        num_patches=found.num_patches,
+        mpp=found.mpp,
+        mpp_source=found.mpp_source,
+        seconds=f"{found.seconds:.1f}",
+    )
+    return _plan_row(row, found.store_bytes)
+
+
+def _plan_row(row: dict[str, str], num_bytes: int = 0) -> dict[str, str]:
+    known = {**row, "bytes": str(num_bytes)}
+    return {column: known[column] for column in PLAN_COLUMNS}
+
+
+def print_dry_run(plan: DryRun, store: Path, console: Console) -> None:
+    """Say what every slide and all of them would take."""
+    for row in plan.rows:
+        if row["status"] == "planned":
+            what = (
+                f"{row['num_patches']} patches, {human_bytes(int(row['bytes']))}, "
+                f"{duration(float(row['seconds']))}"
+            )
+        else:
+            what = row["reason"]
+        say(console, f"{row['status']}: {row['slide_id']}: {what}")
+    room = "has room" if plan.fits else "has no room"
+    say(
+        console,
+        f"{plan.num_patches} patches, about {human_bytes(plan.store_bytes)} and "
+        f"{duration(plan.hours * 3600)} with {plan.slots} slides at a time; the disk of {store} "
+        f"{room} ({human_bytes(plan.free_bytes)} free); see {store / PLAN_FILE}",
+    )

@@ -1,0 +1,106 @@
+"""A slide that changed: its old store is nobody's truth, and is lost only for a new one."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from pipelines.replacement import OUTDATED, attempt, publish, set_aside
+from pipelines.tile import tile_stage
+from wsi_hr.bags.bag_set import stored_slides
+from wsi_hr.errors import StoreError
+from wsi_hr.store.patch_store import PatchStore, is_complete
+
+from .test_tile import CONFIG, mtimes, start_and_stop, write_slide
+
+
+@pytest.fixture
+def tiled(tmp_path) -> tuple[Path, Path]:
+    """A slide and the folder with its store."""
+    slide = write_slide(tmp_path / "slides/a.svs", 0)
+    tile_stage([slide], tmp_path / "store", CONFIG)
+    return slide, tmp_path / "store"
+
+
+def test_a_changed_slide_that_fails_keeps_its_store_where_nobody_takes_it_for_current(tiled):
+    slide, store = tiled
+    whole, before = slide.read_bytes(), mtimes(store)
+    slide.write_bytes(whole[: len(whole) // 2])
+    (row,) = tile_stage([slide], store, CONFIG)
+    assert row["status"] == "failed"
+    assert stored_slides(store) == []
+    assert is_complete(store / OUTDATED / "a.zarr")
+    (row,) = tile_stage([slide], store, CONFIG)
+    assert row["status"] == "failed"
+    assert is_complete(store / OUTDATED / "a.zarr"), "failing twice loses nothing either"
+
+    slide.write_bytes(whole)
+    (row,) = tile_stage([slide], store, CONFIG)
+    assert row["status"] == "done"
+    assert mtimes(store) == before, "the same store came back, nothing was tiled"
+    assert not (store / OUTDATED).exists()
+
+
+@pytest.mark.parametrize("tissue", [True, False])
+def test_what_replaces_a_store_ends_it(tiled, tissue):
+    slide, store = tiled
+    write_slide(slide, 9, tissue=tissue)
+    (row,) = tile_stage([slide], store, CONFIG)
+    assert row["status"] == ("done" if tissue else "no_tissue")
+    assert stored_slides(store) == ["a"] * tissue
+    assert not (store / OUTDATED).exists()
+
+
+def test_a_kill_while_a_changed_slide_is_tiled_offers_no_outdated_store(tiled):
+    slide, store = tiled
+    write_slide(slide, 9, tiles=400)
+    start_and_stop(slide, store, signal.SIGKILL, once=".attempt-*/a.zarr.tmp")
+    assert stored_slides(store) == []
+    assert is_complete(store / OUTDATED / "a.zarr")
+    write_slide(slide, 9)
+    (row,) = tile_stage([slide], store, CONFIG)
+    assert (row["status"], stored_slides(store)) == ("done", ["a"])
+    assert sorted(path.name for path in store.iterdir() if path.is_dir()) == ["a.zarr"]
+
+
+def test_a_crash_after_the_new_store_leaves_no_old_one_for_ever(tiled):
+    slide, store = tiled
+    shutil.copytree(store / "a.zarr", store / OUTDATED / "a.zarr")
+    tile_stage([slide], store, CONFIG)
+    assert not (store / OUTDATED).exists()
+
+
+def test_an_attempt_has_its_own_place_and_speaks_of_the_store(tmp_path):
+    path = tmp_path / "a.zarr"
+    with attempt(path) as one, attempt(path) as other:
+        assert one != other
+        assert {one.name, other.name} == {"a.zarr"}
+    assert list(tmp_path.iterdir()) == []
+
+    def fail(place: Path) -> None:
+        raise StoreError(f"{place}: cannot be written")
+
+    with pytest.raises(StoreError, match=rf"^{path}: cannot be written$"), attempt(path) as place:
+        fail(place)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_attempt_that_ends_replaces_the_first(tiled):
+    _, store = tiled
+    before = PatchStore.open(store / "a.zarr").info
+    with attempt(store / "a.zarr") as written:
+        shutil.copytree(store / "a.zarr", written)
+        publish(written, store / "a.zarr")
+    assert PatchStore.open(store / "a.zarr").info == before
+    assert {path.name for path in store.iterdir() if path.is_dir()} == {"a.zarr"}
+
+
+def test_what_is_no_store_is_not_moved(tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr/precious").touch()
+    with pytest.raises(StoreError, match="not a patch store"):
+        set_aside(tmp_path / "a.zarr")
+    assert (tmp_path / "a.zarr/precious").exists()
