@@ -255,11 +255,12 @@ def _mpp_stands(found: PatchStore, job: TileJob) -> bool:
 
 def _kept_row(record: SlideRecord, found: PatchStore, seconds: str) -> dict[str, str]:
     unreadable = int((~found.valid).sum())
+    lost = [f"{unreadable} of {len(found)} patches unreadable"] if unreadable else []
     return status_row(
         record.slide_id,
         record.path,
         "done",
-        f"{unreadable} of {len(found)} patches unreadable" if unreadable else "",
+        "; ".join([*found.info.colour_notes, *lost]),
         num_patches=len(found),
         mpp=found.info.mpp.mean,
         mpp_source=found.info.mpp.source,

@@ -47,6 +47,12 @@ class TileConfig(_Frozen):
         "patches (bit-exact), else jpeg",
     )
     jpeg_quality: int = Field(90, ge=50, le=100, description="JPEG quality of stored patches")
+    icc: Literal["keep", "srgb"] = Field(
+        "keep", description="srgb: convert colours by the slide's ICC profile; keep: as scanned"
+    )
+    stain: Literal["none", "macenko", "reinhard"] = Field(
+        "none", description="bring the slide's stains to a reference"
+    )
     max_unreadable: float = Field(
         0.01, ge=0, le=1, description="a slide with more unreadable patches (fraction) fails"
     )

@@ -247,13 +247,14 @@ def test_slides_without_tissue_are_no_failure(run, odd_slides, tmp_path):
 
 def test_patches_of_another_kind_are_refused_with_both_values(run, cohort, own_store, tmp_path):
     slide = cohort / "slides/slide_001.svs"
-    other = TileConfig(mpp=4.0, patch_size=32)  # pyright: ignore[reportCallIssue]
+    other = TileConfig(mpp=4.0, patch_size=32, stain="reinhard")  # pyright: ignore[reportCallIssue]
     tile_stage([slide], tmp_path / "store", other)
     for given in (tmp_path / "store", tmp_path / "store/slide_001.zarr"):
         with pytest.raises(CheckpointError) as caught:
             predict_stage(run, [given], tmp_path / "out")
         assert "mpp is 4.0 in the store, 2.0 in the run" in str(caught.value)
         assert "patch_size is 32 in the store, 64 in the run" in str(caught.value)
+        assert "stain is reinhard in the store, none in the run" in str(caught.value)
     assert not (tmp_path / "out" / PREDICTIONS).exists()
     tile_stage([cohort / "slides/slide_004.svs"], tmp_path / "store", other)
     shutil.rmtree(own_store / "slide_004.zarr")
@@ -265,6 +266,35 @@ def test_patches_of_another_kind_are_refused_with_both_values(run, cohort, own_s
     assert "is the store of slide 'slide_008'" in failed["slide_000"]
     assert "mpp is 4.0" in failed["slide_004"]
     assert "its store is gone" in failed["slide_008"]
+
+
+def test_slides_get_the_colours_that_the_run_learned_from(
+    store, cohort, labels, settings, tmp_path
+):
+    tile = json.loads((store / "tile.json").read_text()) | {"icc": "srgb", "stain": "reinhard"}
+    rows = tile_stage([cohort / "slides"], tmp_path / "store", TileConfig(**tile))
+    assert {row["reason"] for row in rows} == {
+        "colours not converted to sRGB: the slide has no ICC profile"
+    }
+    assert tile_stage([cohort / "slides"], tmp_path / "store", TileConfig(**tile)) == rows
+    config = settings("train.epochs=1")
+    train_stage(tmp_path / "store", labels, tmp_path / "run", config, None)
+    slide = cohort / "slides/slide_001.svs"
+    predict_stage(tmp_path / "run", [slide], tmp_path / "out", device="cpu")
+    again, learned, plain = (
+        PatchStore.open(folder / "slide_001.zarr")
+        for folder in (tmp_path / "out/store", tmp_path / "store", store)
+    )
+    assert again.info == learned.info
+    assert again.info.colour["stain"]["applied"] is True
+    first = np.flatnonzero(learned.valid)[:4]
+    assert np.array_equal(again.read(first), learned.read(first))
+    assert np.abs(again.read(first).astype(int) - plain.read(first)).mean() > 5
+    for mixed in (store, store / "slide_001.zarr"):
+        with pytest.raises(
+            CheckpointError, match="icc is keep in the store, srgb in the run; stain"
+        ):
+            predict_stage(tmp_path / "run", [mixed], tmp_path / "other", device="cpu")
 
 
 def test_how_patches_were_stored_does_not_matter(run, cohort, settings, tmp_path):

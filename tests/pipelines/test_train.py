@@ -325,13 +325,14 @@ def test_stores_cut_in_several_ways_are_not_mixed(own_store, cohort, labels, set
 
     other = tmp_path / "other"
     slide = cohort / "slides/slide_004.svs"
-    tile_stage([slide], other, TileConfig(mpp=2.0, patch_size=32))  # pyright: ignore
+    tile_stage([slide], other, TileConfig(mpp=2.0, patch_size=32, stain="macenko"))  # pyright: ignore
     shutil.rmtree(own_store / "slide_004.zarr")
     shutil.copytree(other / "slide_004.zarr", own_store / "slide_004.zarr")
     with pytest.raises(StoreError) as caught:
         train_stage(own_store, labels, tmp_path / "run", settings(), None)
     assert "slide_004.zarr" in str(caught.value)
     assert "patch_size is 32" in str(caught.value)
+    assert "stain is macenko" in str(caught.value)
 
 
 def test_class_weights_weigh(run, store, labels, settings, tmp_path):

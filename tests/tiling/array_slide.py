@@ -21,6 +21,7 @@ class ArraySlide:
         bounds: scanned rectangle; None: all.
         damaged: rectangles of level-0 px; a read that touches one fails.
         empty: rectangles of level-0 px where the scan has nothing.
+        icc_profile: what its colours mean.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class ArraySlide:
         bounds: Bounds | None = None,
         damaged: Sequence[Bounds] = (),
         empty: Sequence[Bounds] = (),
+        icc_profile: bytes | None = None,
     ) -> None:
         self.reader = "array"
         self.path = Path("array.tif")
         self.slide_id = "array"
         self.vendor = "array"
+        self.icc_profile = icc_profile
         self.mpp = None if mpp is None else Mpp(*mpp, "test")
         self.mpp_problem = "no mpp in its metadata; pass --mpp-override" if mpp is None else None
         self.levels = levels

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import openslide
+from openslide import lowlevel
 
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import BoolArray, Bounds, Point, Size, UInt8Array
@@ -83,6 +84,7 @@ class OpenSlideReader(Slide):
             _tile_size(known, level) for level in range(len(self.level_dimensions))
         )
         self.associated_images = tuple(sorted(handle.associated_images))
+        self.icc_profile = _icc_profile(handle)
         self.bounds = _bounds(properties, self.level_dimensions[0])
         self.objective_power = _objective_power(properties)
         claims = _claims(properties, self.vendor)
@@ -176,6 +178,14 @@ def _tile_size(known: Mapping[str, str], level: int) -> Size | None:
     if not all(key in known for key in keys):
         return None
     return Size(*(int(known[key]) for key in keys))
+
+
+def _icc_profile(handle: openslide.OpenSlide) -> bytes | None:
+    """The profile's own bytes, which the library otherwise only gives with a region's pixels."""
+    try:
+        return lowlevel.read_icc_profile(handle._osr)
+    except openslide.OpenSlideError:  # pixels may be whole all the same
+        return None
 
 
 def _bounds(properties: dict[str, str], whole: Size) -> Bounds:

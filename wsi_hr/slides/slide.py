@@ -29,6 +29,7 @@ class Slide(Protocol):
         bounds: the scanned rectangle, level-0 px; the whole slide where none is told.
         associated_images: names of pictures beside the slide; their pixels are never read, for
             a label shows a name.
+        icc_profile: what the slide's RGB means, as an ICC profile; None where it does not say.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Slide(Protocol):
     level_tile_sizes: tuple[Size | None, ...]
     bounds: Bounds
     associated_images: tuple[str, ...]
+    icc_profile: bytes | None
 
     def read_region(self, xy0: Point, level: int, size: Size) -> tuple[UInt8Array, BoolArray]:
         """Read a rectangle of one level; parts of it may lie outside the slide.

@@ -24,6 +24,7 @@ from wsi_hr.slides.tiff_page import SegmentCache, TiffPageReader, why_refused, w
 
 _MOST_PAGES = 1000  # a slide has a dozen; a damaged chain may go in circles
 _REDUCED = 1  # bit of NewSubfileType
+_INTER_COLOR_PROFILE = 34675
 _UNITS = {2: "inch", 3: "centimeter"}
 _APERIO_KEY = re.compile(r"\|\s*(MPP|AppMag)\s*=\s*([^|;\s]+)")
 _RATIO_TOLERANCE = 0.01
@@ -57,6 +58,7 @@ class TiffReader(Slide):
         self.level_downsamples = downsamples_of(self.level_dimensions)
         self.level_tile_sizes = tuple(level.tile_size for level in self._levels)
         self.bounds = Bounds(0, 0, *self.level_dimensions[0])
+        self.icc_profile = _icc_profile(base)
         claims, self.objective_power = _claims(base, ome)
         self.mpp, self.mpp_problem = judge_mpp(claims, self.objective_power)
 
@@ -251,6 +253,12 @@ def _claims(base: tifffile.TiffPage, ome: OmeFacts | None) -> tuple[list[MppClai
     if claim is not None:
         claims.append(claim)
     return claims, power
+
+
+def _icc_profile(base: tifffile.TiffPage) -> bytes | None:
+    """Tag InterColorProfile of the first page."""
+    profile = base.tags.valueof(_INTER_COLOR_PROFILE)
+    return profile if isinstance(profile, bytes) else None
 
 
 def _rational(value: object) -> float:

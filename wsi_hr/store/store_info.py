@@ -7,7 +7,7 @@ what is of a scale in those of the scale's group; a :class:`StoreInfo` is both, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from pydantic import ValidationError
@@ -42,6 +42,7 @@ class StoreInfo:
         wsi_hr_version: the version that wrote the store.
         coords_sha256: SHA-256 of the coordinates file that gave the grid, hexadecimal; empty where
             the tissue mask did.
+        colour: what was done to the colours (:class:`wsi_hr.tiling.colour.Colour`'s record).
         schema_version: the layout of the store.
     """
 
@@ -63,7 +64,13 @@ class StoreInfo:
     wsi_hr_version: str
     source_edges_sha256: str = ""
     coords_sha256: str = ""
+    colour: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def colour_notes(self) -> list[str]:
+        """What was asked of the colours and could not be done, a clause each."""
+        return [part["reason"] for part in self.colour.values() if not part["applied"]]
 
     def root_json(self) -> dict[str, Any]:
         """What is of the slide, as plain dicts, lists, texts and numbers; see :meth:`from_json`."""
@@ -83,6 +90,7 @@ class StoreInfo:
             "segmenter": self.segmenter,
             "mask_downsample": list(self.mask_downsample),
             "coords_sha256": self.coords_sha256,
+            "colour": dict(self.colour),
         }
 
     def scale_json(self) -> dict[str, Any]:
@@ -143,6 +151,7 @@ class StoreInfo:
                 tile=asked.at(scale["mpp"]),
                 asked=asked,
                 mask_downsample=Pair(*data["mask_downsample"]),
+                colour=dict(data["colour"]),
                 **plain,
             )
         except ValidationError as cause:

@@ -9,9 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from wsi_hr.geometry import PatchGrid
+from wsi_hr.geometry import PatchGrid, UInt8Array
 from wsi_hr.store.chunks import ChunkCodec, seal
 from wsi_hr.tiling.passthrough import TileStreams
+from wsi_hr.tiling.pixel_map import PixelMap
 from wsi_hr.tiling.plan import BLOCK_CELLS
 from wsi_hr.tiling.read import SlidePatches
 from wsi_hr.tiling.tile_pixels import TilePatches
@@ -28,6 +29,7 @@ class BlockEncoder:
     Args:
         slide: reads what nothing else gives, and judges what is damaged.
         codec: how pixels become a chunk.
+        recolour: changes the pixels of a patch before; None: they stay as they are.
         open_tiles: makes a reader of the slide's JPEG tiles for one thread; None: there are none.
         open_streams: makes a reader of tiles that are patches as they are; None: they are not.
     """
@@ -37,11 +39,13 @@ class BlockEncoder:
         slide: SlidePatches,
         codec: ChunkCodec,
         *,
+        recolour: PixelMap | None = None,
         open_tiles: Callable[[], TilePatches] | None = None,
         open_streams: Callable[[], TileStreams] | None = None,
     ) -> None:
         self._slide = slide
         self._codec = codec
+        self._recolour = recolour
         self._open_tiles = open_tiles
         self._open_streams = open_streams
         self._of_thread = threading.local()
@@ -59,15 +63,18 @@ class BlockEncoder:
                 (chunks[position],) = self._read(block.take(np.array([position])))
         return chunks
 
+    def _chunk(self, patch: UInt8Array | None) -> Chunk:
+        if patch is None:
+            return None
+        return self._codec.encode(patch if self._recolour is None else self._recolour(patch))
+
     def _read(self, block: PatchGrid) -> Iterator[Chunk]:
-        for patch in self._slide.read(block):
-            yield None if patch is None else self._codec.encode(patch)
+        yield from map(self._chunk, self._slide.read(block))
 
     def _decoded(self, block: PatchGrid, open_tiles: Callable[[], TilePatches]) -> Iterator[Chunk]:
         if not hasattr(self._of_thread, "tiles"):
             self._of_thread.tiles = open_tiles()
-        for patch in self._of_thread.tiles.read(block):
-            yield None if patch is None else self._codec.encode(patch)
+        yield from map(self._chunk, self._of_thread.tiles.read(block))
 
     def _copied(self, block: PatchGrid, open_streams: Callable[[], TileStreams]) -> Iterator[Chunk]:
         if not hasattr(self._of_thread, "streams"):

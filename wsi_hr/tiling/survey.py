@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wsi_hr.config import TileConfig
 from wsi_hr.exchange.coords_h5 import GivenCoords
@@ -13,9 +13,11 @@ from wsi_hr.slides.self_check import checked_tiles
 from wsi_hr.slides.slide import Slide
 from wsi_hr.store.chunks import chunk_codec_for
 from wsi_hr.tiling.blocks import BlockEncoder
+from wsi_hr.tiling.colour import Colour, colour_transform
 from wsi_hr.tiling.given_grid import grid_from_coords, tiles_give
 from wsi_hr.tiling.overview import Overview, read_overview
 from wsi_hr.tiling.passthrough import TileStreams, coincides
+from wsi_hr.tiling.pixel_map import PixelMap
 from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read, reduced_by_decoder
 from wsi_hr.tiling.read import SlidePatches
 from wsi_hr.tiling.tile_pixels import TilePatches
@@ -32,6 +34,7 @@ class Scale:
         plan: the level that is read.
         tiles: its JPEG tiles; None: the slide's reader reads.
         grid: the patches, perhaps none.
+        recolour: what is done to their colours; None: they stay as they are.
     """
 
     slide: Slide
@@ -39,6 +42,7 @@ class Scale:
     plan: ReadPlan
     tiles: JpegTiles | None
     grid: PatchGrid
+    recolour: PixelMap | None = None
 
     @property
     def reader(self) -> str:
@@ -50,6 +54,8 @@ class Scale:
         """How they are stored: ``passthrough``, ``jpeg`` or ``raw``."""
         if self.config.codec != "auto":
             return self.config.codec
+        if self.recolour is not None:
+            return "jpeg"
         edge = self.config.patch_size
         copied = self.tiles is not None and coincides(self.grid, self.plan, edge, self.tiles)
         return "passthrough" if copied else "jpeg"
@@ -61,11 +67,14 @@ class Scale:
         by_slide = SlidePatches(self.slide, plan, edge, fast=fast)
         codec = chunk_codec_for(self.config)
         if tiles is None:
-            return BlockEncoder(by_slide, codec)
+            return BlockEncoder(by_slide, codec, recolour=self.recolour)
         if self.mode == "passthrough":
             return BlockEncoder(by_slide, codec, open_streams=lambda: TileStreams(tiles, plan))
         return BlockEncoder(
-            by_slide, codec, open_tiles=lambda: TilePatches(tiles, plan, edge, fast=fast)
+            by_slide,
+            codec,
+            recolour=self.recolour,
+            open_tiles=lambda: TilePatches(tiles, plan, edge, fast=fast),
         )
 
     def why_empty(self, mask: TissueMask, given: GivenCoords | None) -> str:
@@ -95,11 +104,13 @@ class Survey:
         overview: the slide at low power.
         mask: where there is tissue.
         scales: one per asked mpp, the main one first.
+        colour: what is done to the colours of all of them.
     """
 
     overview: Overview
     mask: TissueMask
     scales: tuple[Scale, ...]
+    colour: Colour
 
 
 def survey_slide(slide: Slide, config: TileConfig, given: GivenCoords | None = None) -> Survey:
@@ -132,4 +143,8 @@ def survey_slide(slide: Slide, config: TileConfig, given: GivenCoords | None = N
             size = covered_size(slide, plan)
             grid = plan_grid(size, slide.bounds, plan, mask, config.min_tissue)
         scales.append(Scale(slide, config.at(mpp), plan, tiles, grid))
-    return Survey(overview, mask, tuple(scales))
+    colour = Colour()
+    if any(len(scale.grid) for scale in scales):
+        colour = colour_transform(slide, mask, config)
+        scales = [replace(scale, recolour=colour.transform) for scale in scales]
+    return Survey(overview, mask, tuple(scales), colour)

@@ -37,7 +37,8 @@ class TileResult:
     Attributes:
         slide_id: the slide.
         status: ``done`` (a store was written) or ``no_tissue`` (there is none).
-        reason: why there is none, one clause; how many patches were unreadable, if any.
+        reason: why there is none; else how many patches were unreadable and which colour treatment
+            was not possible, if any.
         num_patches: patches in the store at its main mpp, unreadable ones included.
         mpp: um per level-0 px, mean of both axes.
         mpp_source: whose word the mpp is.
@@ -94,9 +95,11 @@ def tile_slide(
         main = survey.scales[0]
         notes = []
         if len(main.grid):
+            info = _info(source, digest, config, given, survey, main)
+            notes = info.colour_notes
             with PatchStoreWriter(
                 store_path,
-                _info(source, digest, config, given, survey, main),
+                info,
                 main.grid,
                 survey.mask,
                 _thumbnail(slide, survey.overview),
@@ -159,6 +162,7 @@ def _info(
         mask_downsample=survey.mask.downsample,
         wsi_hr_version=__version__,
         coords_sha256="" if given is None else given.sha256,
+        colour=survey.colour.record,
     )
 
 

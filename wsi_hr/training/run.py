@@ -80,7 +80,7 @@ def require_same_tiling(run: TileConfig, store: TileConfig, where: Path) -> None
     """
     differing = [
         f"{name} is {getattr(store, name)} in the store, {getattr(run, name)} in the run"
-        for name in ("mpp", "patch_size")
+        for name in ("mpp", "patch_size", "icc", "stain")
         if getattr(store, name) != getattr(run, name)
     ]
     if differing:
