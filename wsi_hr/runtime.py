@@ -38,8 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     tmp = path.with_name(f".{path.name}.tmp")
     try:
         yield tmp
-        with tmp.open("rb") as handle:
-            os.fsync(handle.fileno())
+        fsync_file(tmp)
         tmp.replace(path)
         fsync_dir(path.parent)
     finally:
@@ -50,6 +49,12 @@ def write_text_atomic(path: Path, text: str) -> None:
     """Write UTF-8 ``text`` to ``path`` whole or not at all."""
     with atomic_path(path) as tmp:
         tmp.write_text(text, encoding="utf-8", newline="")
+
+
+def fsync_file(path: Path) -> None:
+    """Make what was written to a file durable."""
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
 
 
 def fsync_dir(folder: Path) -> None:

@@ -54,9 +54,8 @@ class JpegTiles:
         self.grid_size = Size(across, down)
         if not len(page.dataoffsets) == len(page.databytecounts) == across * down:
             raise SlideError(f"{path}: its table of tiles does not fit its size")
-        self._offsets: Int64Array = np.array(page.dataoffsets, dtype=np.int64)
-        counts = np.array(page.databytecounts, dtype=np.int64)
-        self.byte_counts = counts.reshape(down, across)
+        self._places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+        self.byte_counts: Int64Array = np.array(page.databytecounts, np.int64).reshape(down, across)
         self._prefix = _prefix(page)
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -82,15 +81,18 @@ class JpegTiles:
         Raises:
             SlideError: the file has no such bytes, or they do not begin as a JPEG does.
         """
-        index = row * self.grid_size.w + col
-        offset, count = int(self._offsets[index]), int(self.byte_counts[row, col])
+        offset, count = self._places[row * self.grid_size.w + col]
         # Asked before reading: a damaged count may claim more bytes than there is memory.
         if offset <= 0 or count <= len(_SOI) or offset + count > self._file_bytes:
             raise SlideError(f"{self.path}: the file has no bytes for tile ({col}, {row})")
-        data = os.pread(self._fd, count, offset)
-        if len(data) < count or not data.startswith(_SOI):
+        # Read to where it belongs, its own start marker under the last bytes of the prefix.
+        start = len(self._prefix) - len(_SOI)
+        data = bytearray(start + count)
+        num_read = os.preadv(self._fd, [memoryview(data)[start:]], offset)
+        if num_read < count or not data.startswith(_SOI, start):
             raise SlideError(f"{self.path}: tile ({col}, {row}) is no JPEG")
-        return self._prefix + data[len(_SOI) :]
+        data[: len(self._prefix)] = self._prefix
+        return bytes(data)
 
     def decode_into(self, stream: bytes, out: UInt8Array, decode_scale: int) -> None:
         """Decode a tile's stream, reduced by the decoder itself.

@@ -12,16 +12,18 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from wsi_hr.errors import StoreError
-from wsi_hr.runtime import fsync_dir, sha256_file
+from wsi_hr.runtime import fsync_dir, fsync_file, sha256_file
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TMP_SUFFIX = ".tmp"
 _OLD_SUFFIX = ".old"
+_FSYNCS_AT_A_TIME = 8
 
 
 @dataclass(frozen=True)
@@ -166,14 +168,10 @@ def commit_folder(folder: Path, path: Path, known: Mapping[str, FileEntry]) -> N
     that a disk which lost some of it is found out. A store that is already at ``path`` is replaced.
     At no moment is there half a store at ``path``, also after a power cut.
     """
-    names = _files_below(folder)
-    files = {}
-    for name in names:
-        with (folder / name).open("rb") as handle:
-            os.fsync(handle.fileno())
-        files[name] = known.get(name) or FileEntry(
-            (folder / name).stat().st_size, sha256_file(folder / name)
-        )
+    names = sorted(_files_below(folder))
+    with ThreadPoolExecutor(_FSYNCS_AT_A_TIME) as pool:  # a file system takes many in one go
+        list(pool.map(lambda name: fsync_file(folder / name), names))
+    files = {name: known.get(name) or _entry(folder / name) for name in names}
     with (folder / MANIFEST_NAME).open("wb") as handle:
         handle.write(Manifest(files).to_bytes())
         handle.flush()
@@ -185,6 +183,10 @@ def commit_folder(folder: Path, path: Path, known: Mapping[str, FileEntry]) -> N
     folder.rename(path)
     fsync_dir(path.parent)
     sweep(path)
+
+
+def _entry(file: Path) -> FileEntry:
+    return FileEntry(file.stat().st_size, sha256_file(file))
 
 
 def _files_below(folder: Path) -> set[str]:
