@@ -118,6 +118,10 @@ def tile(
         Path | None,
         typer.Option(help="Folder of CLAM or TRIDENT .h5 files with the patches to cut."),
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of masks: SLIDE_ID.png, .geojson (QuPath) or .xml (ASAP)."),
+    ] = None,
     workers: Workers = None,
     recipe: Recipe = None,
     assignments: Assignments = None,
@@ -133,6 +137,7 @@ def tile(
         config.tile,
         mpp_override=mpp_override,
         coords=coords,
+        masks=masks,
         workers=workers,
         console=console,
     )
