@@ -140,6 +140,10 @@ def tile(
         Path | None,
         typer.Option(help="Folder of CLAM or TRIDENT .h5 files with the patches to cut."),
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of masks: SLIDE_ID.png, .geojson (QuPath) or .xml (ASAP)."),
+    ] = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     dry_run: Annotated[
@@ -157,7 +161,9 @@ def tile(
     config = _resolve(recipe, asked, assignments)
     console = _stdout()
     if dry_run:
-        _tell_plan(slides, store, config.tile, mpp_override, coords, workers, scheduler, console)
+        _tell_plan(
+            slides, store, config.tile, mpp_override, coords, masks, workers, scheduler, console
+        )
         return
     rows = tile_stage(
         slides,
@@ -165,6 +171,7 @@ def tile(
         config.tile,
         mpp_override=mpp_override,
         coords=coords,
+        masks=masks,
         workers=workers,
         scheduler=scheduler,
         console=console,
@@ -449,6 +456,7 @@ def _tell_plan(
     config: TileConfig,
     mpp_override: float | None,
     coords: Path | None,
+    masks: Path | None,
     workers: int | None,
     scheduler: str | None,
     console: Console,
@@ -462,6 +470,7 @@ def _tell_plan(
         config,
         mpp_override=mpp_override,
         coords=coords,
+        masks=masks,
         workers=workers,
         scheduler=scheduler,
         console=console,

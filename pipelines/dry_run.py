@@ -6,7 +6,7 @@ Every slide is opened, its mask drawn and its grid planned; a few places of it a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from pipelines.cluster import num_slots
 from pipelines.disk import free_bytes, human_bytes
 from pipelines.estimate_jobs import EstimateOutcome, run_estimates
 from pipelines.lock import run_lock
+from pipelines.mask_folder import masks_of
 from pipelines.progress import duration, slide_bar
 from pipelines.sentences import say
 from pipelines.status import status_row
@@ -32,6 +33,7 @@ from pipelines.tile import (
 from wsi_hr.cohort.table import write_table
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import CoordsError
+from wsi_hr.tiling.tissue import load_segmenter
 
 PLAN_FILE = "plan.csv"
 PLAN_COLUMNS = (
@@ -81,6 +83,7 @@ def dry_run(
     *,
     mpp_override: float | None = None,
     coords: Path | None = None,
+    masks: Path | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
     console: Console | None = None,
@@ -96,6 +99,8 @@ def dry_run(
     where = where_to_work(workers, scheduler)
     records = require_slides(inputs)
     require_coords(coords, config)
+    mask_paths = masks_of(records, masks, store)
+    load_segmenter(config.segmenter)
     with run_lock(store), terminated_like_interrupted():
         require_same_settings(store, config)
         rows: dict[str, dict[str, str]] = {}
@@ -110,6 +115,7 @@ def dry_run(
                 row = status_row(record.slide_id, record.path, "failed", str(error))
                 rows[record.slide_id] = _plan_row(row)
                 continue
+            job = replace(job, mask_path=mask_paths.get(record.slide_id))
             if stands_already(job):
                 rows[record.slide_id] = _plan_row(
                     status_row(record.slide_id, record.path, "done", "its store is there already")

@@ -64,6 +64,7 @@ def _estimate_one(job: TileJob, context: TaskContext) -> EstimateOutcome:
             job.mpp_source,
             job.threads,
             job.coords,
+            job.mask_path,
             deadline_s=job.config.deadline_s,
             memory_gib=job.config.memory_gib,
             cancelled=context.cancelled,

@@ -15,9 +15,12 @@ from pathlib import Path
 from rich.console import Console
 
 from pipelines.cluster import Where
+from pipelines.contact_sheet import SHEET, write_contact_sheets
 from pipelines.disk import require_room
 from pipelines.lock import run_lock
+from pipelines.mask_folder import masks_of
 from pipelines.progress import slide_bar
+from pipelines.qc_table import qc_row, write_qc
 from pipelines.record import RunRecord
 from pipelines.replacement import bring_back, drop_outdated, outdated_path, sweep_attempts
 from pipelines.status import STATUS_COLUMNS, STATUS_FILE, StatusTable, printable, status_row
@@ -26,11 +29,13 @@ from wsi_hr.cohort.manifest import SlideRecord, find_slides
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError, CoordsError, SlideError, StoreError
 from wsi_hr.exchange.coords_h5 import find_coords
+from wsi_hr.geometry import QcSummary
 from wsi_hr.runtime import sha256_file, write_text_atomic
 from wsi_hr.slides.source import Source
 from wsi_hr.store.manifest import is_ours
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
 from wsi_hr.store.thread_pool import num_usable_cores
+from wsi_hr.tiling.tissue import load_segmenter
 
 __all__ = ["STATUS_COLUMNS", "STATUS_FILE", "TILE_FILE", "tile_stage"]
 
@@ -51,6 +56,7 @@ def tile_stage(
     *,
     mpp_override: float | None = None,
     coords: Path | None = None,
+    masks: Path | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
     console: Console | None = None,
@@ -65,6 +71,7 @@ def tile_stage(
             value for a slide goes before it.
         coords: folder of CLAM or TRIDENT files with the patches to cut, one per slide; None: the
             patches with enough tissue.
+        masks: folder of mask files named after slides; a slide without one is segmented.
         workers: slides worked on at a time; None: as many as this process may use cores. Cores
             that are left over work on the slides there are.
         scheduler: address or scheduler file of a dask cluster whose workers do the work; None:
@@ -86,12 +93,15 @@ def tile_stage(
     where = where_to_work(workers, scheduler)
     records = require_slides(inputs)
     require_coords(coords, config)
+    mask_paths = masks_of(records, masks, store)
+    load_segmenter(config.segmenter)
     with run_lock(store), terminated_like_interrupted():
         _settle_config(store, config)
         sweep_attempts(store)
         table = StatusTable(store, [record.slide_id for record in records])
         digests: dict[str, list[str]] = defaultdict(list)
         jobs = []
+        qc_of: dict[str, tuple[str, QcSummary | None]] = {}
         for record in records:
             if record.problem is not None:
                 table.put(unusable_row(record))
@@ -101,11 +111,13 @@ def tile_stage(
             except CoordsError as error:
                 table.put(status_row(record.slide_id, record.path, "failed", str(error)))
                 continue
+            job = replace(job, mask_path=mask_paths.get(record.slide_id))
             kept = _finished_store(job)
             if kept is None:
                 jobs.append(job)
             else:
                 digests[kept.info.source_sha256].append(record.slide_id)
+                qc_of[record.slide_id] = kept.info.segmenter, kept.info.qc
                 earlier = table.earlier.get(record.slide_id, {})
                 table.put(_kept_row(record, kept, earlier.get("seconds", "")))
         require_room(jobs, where.workers)
@@ -113,11 +125,17 @@ def tile_stage(
             with slide_bar(console, "tiling", len(records), len(records) - len(jobs)) as bar:
                 for outcome in run_jobs(*shared_out(jobs, where), bar.working):
                     table.put(outcome.row)
+                    qc_of[outcome.row["slide_id"]] = outcome.mask, outcome.qc
                     digests[outcome.source_sha256].append(outcome.row["slide_id"])
                     bar.finished(outcome.row["slide_id"], int(outcome.row["num_patches"]))
         finally:
             table.write()
             sweep_attempts(store)
+            qc_rows = write_qc(
+                store, [qc_row(row, *qc_of.get(row["slide_id"], ("", None))) for row in table.rows]
+            )
+        if jobs or not (store / SHEET).exists():
+            write_contact_sheets(store, qc_rows)
         _warn_of_copies(digests)
         run.write(store, states={row["slide_id"]: row["status"] for row in table.rows})
     return table.rows
@@ -239,6 +257,7 @@ def _current_store(path: Path, job: TileJob) -> PatchStore | None:
             and not _differing(info.asked.model_dump(mode="json"), job.config)
             and _mpp_stands(found, job)
             and info.coords_sha256 == (sha256_file(job.coords) if job.coords else "")
+            and info.mask_sha256 == (sha256_file(job.mask_path) if job.mask_path else "")
             and (~found.valid).sum() <= job.config.max_unreadable * len(found)
         )
     except (StoreError, SlideError, OSError):

@@ -17,6 +17,7 @@ from pipelines.tasks import OnProgress, TaskContext, run_tasks
 from wsi_hr.cohort.manifest import SlideRecord
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import WsiHrError
+from wsi_hr.geometry import QcSummary
 from wsi_hr.slides.isolate import run_isolated
 from wsi_hr.slides.source import Source
 from wsi_hr.tiling.tile import TileResult, tile_slide
@@ -36,6 +37,7 @@ class TileJob:
         mpp_source: whose word ``mpp`` is.
         threads: cores to work on it with.
         coords: file with the patches to cut; None: those with enough tissue.
+        mask_path: the user's mask of it; None: it has none.
     """
 
     record: SlideRecord
@@ -45,6 +47,7 @@ class TileJob:
     mpp_source: str
     threads: int = 1
     coords: Path | None = None
+    mask_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,14 @@ class TileOutcome:
     Attributes:
         row: its row of the status table.
         source_sha256: of the slide's bytes; empty where it did not come that far.
+        mask: what drew its mask; empty where it did not come that far.
+        qc: what the mask shows; None where it did not come that far.
     """
 
     row: dict[str, str]
     source_sha256: str
+    mask: str = ""
+    qc: QcSummary | None = None
 
 
 def run_jobs(
@@ -107,7 +114,9 @@ def _tile_one(job: TileJob, context: TaskContext) -> TileOutcome:
         mpp_source=result.mpp_source if result else "",
         seconds=f"{time.monotonic() - begun:.1f}",
     )
-    return TileOutcome(row, result.source_sha256 if result else "")
+    if result is None:
+        return TileOutcome(row, "")
+    return TileOutcome(row, result.source_sha256, result.mask, result.qc)
 
 
 def _tile_apart(job: TileJob, context: TaskContext) -> TileResult:
@@ -134,6 +143,7 @@ def _tile_apart(job: TileJob, context: TaskContext) -> TileResult:
             job.mpp_source,
             job.threads,
             job.coords,
+            job.mask_path,
             deadline_s=job.config.deadline_s,
             memory_gib=job.config.memory_gib,
             on_progress=lambda done, total: context.report(job.record.slide_id, done, total),

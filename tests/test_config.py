@@ -188,7 +188,10 @@ def test_a_value_of_the_wrong_kind_is_refused(assignment: str, where: str, got: 
     [
         ("method.name=foo", "method: "),
         ("method=dbps", "method: "),
-        ("tile.segmenter=foo", "tile.segmenter: Input should be 'saturation_otsu'"),
+        ("tile.segmenter=foo", "tile.segmenter: Value error, no such segmenter; use saturation"),
+        ("tile.segmenter=entropie", "tile.segmenter: Value error, no such segmenter; the nearest"),
+        ("tile.segmenter=a.b:c:d", "tile.segmenter: Value error, no such segmenter"),
+        ("tile.artifacts=[pen, dust]", "tile.artifacts.1: Input should be 'pen'"),
         ("train", "--set train: expected key=value"),
         ("train.lr={", "--set train.lr={: the value is not YAML"),
         ("seed.x.y=1", "seed: "),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_hr.geometry import Mpp, Pair, PatchGrid, ReadPlan
+from wsi_hr.geometry import Mpp, Pair, PatchGrid, ReadPlan, TissueMask
 from wsi_hr.slide_prediction import Role, SlidePrediction
 
 
@@ -20,6 +20,7 @@ def grid_of(num: int) -> PatchGrid:
         shape=(num // 7 + 1, 7),
         tissue=numbers.astype(np.float32),
         patch_px0=Pair(10.0, 20.5),
+        artifact=numbers.astype(np.float32) / 100,
     )
 
 
@@ -32,11 +33,32 @@ def test_taking_twice_is_taking_once(num: int, data: st.DataObject) -> None:
     second = np.array(again, dtype=np.int64)
     once, twice = grid.take(first[second]), grid.take(first).take(second)
     assert len(twice) == len(second)
-    for name in ("coords", "cells", "tissue"):
+    for name in ("coords", "cells", "tissue", "artifact"):
         assert np.array_equal(getattr(once, name), getattr(twice, name))
         assert getattr(twice, name).dtype == getattr(grid, name).dtype
     assert (twice.coords[:, 0] == 10 * first[second]).all()
     assert (twice.shape, twice.patch_px0) == (grid.shape, grid.patch_px0)
+
+
+def test_a_grid_without_artifacts_has_none() -> None:
+    grid = PatchGrid(
+        np.zeros((3, 2), np.int32),
+        np.zeros((3, 2), np.int32),
+        (1, 3),
+        np.ones(3, np.float32),
+        Pair(1, 1),
+    )
+    assert grid.artifact.tolist() == [0, 0, 0]
+    assert grid.artifact.dtype == np.float32
+
+
+@pytest.mark.parametrize("codes", [[[0, 1], [2, 5]], [[0, 1], [1, 1]]])
+def test_a_mask_is_its_codes(codes: list[list[int]]) -> None:
+    drawn = np.array(codes, np.uint8)
+    mask = TissueMask.from_codes(drawn, Pair(32, 32), "x")
+    assert np.array_equal(mask.codes, drawn)
+    assert np.array_equal(mask.mask, drawn == 1)
+    assert (mask.artifacts is None) == (drawn.max() <= 1)
 
 
 def test_mpp_is_the_mean_of_both_axes() -> None:

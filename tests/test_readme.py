@@ -15,6 +15,7 @@ import pytest
 import typer.main
 
 from pipelines.cli import app
+from pipelines.qc_table import QC_COLUMNS
 from pipelines.run_folder import SPLIT_COLUMNS
 from pipelines.settings import recipe_names, resolve
 from pipelines.status import STATUS_COLUMNS
@@ -34,6 +35,7 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 CLI = typer.main.get_command(app)
 COMMANDS = CLI.commands  # pyright: ignore[reportAttributeAccessIssue]
 SECTIONS = "|".join(Config.model_fields)
+MASK_SETTINGS = ("artifacts", "max_artifact", "min_tissue", "min_fragment_um2", "max_hole_um2")
 FILE_SUFFIXES = {"py", "json", "csv", "yaml", "jsonl"}
 
 
@@ -239,6 +241,8 @@ def test_the_first_commands_are_those_of_the_makefile() -> None:
         ("formats.md", PATIENT_ALIASES),
         ("formats.md", SPLIT_ALIASES),
         ("formats.md", STATUS_COLUMNS),
+        ("formats.md", QC_COLUMNS),
+        ("formats.md", [f"tile.{name}" for name in MASK_SETTINGS]),
         ("formats.md", SPLIT_COLUMNS),
         ("formats.md", PATCH_COLUMNS),
         ("formats.md", [field.name for field in fields(StoreInfo)]),

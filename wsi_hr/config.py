@@ -6,15 +6,27 @@ Precedence: defaults < recipe < command-line options < ``--set``. Unions are tol
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from wsi_hr.errors import ConfigError
-from wsi_hr.geometry import PatchSpec
+from wsi_hr.geometry import ARTIFACTS, PatchSpec
+
+SEGMENTERS = ("saturation_otsu", "luminance", "entropy")
+Artifact = Literal["pen", "blur", "fold", "bubble"]
+_ENTRY = re.compile(r"\w+(\.\w+)*:\w+")
 
 
 class _Frozen(BaseModel):
@@ -34,8 +46,22 @@ class TileConfig(_Frozen):
         0.02, ge=0, lt=0.5, description="a level this close to mpp (relative) is not resampled"
     )
     min_tissue: float = Field(0.25, ge=0, le=1, description="least tissue fraction of a patch")
-    segmenter: Literal["saturation_otsu"] = Field(
-        "saturation_otsu", description="how tissue is told from glass"
+    max_artifact: float = Field(
+        0.5, ge=0, le=1, description="a patch with more artifact (fraction) is left out"
+    )
+    segmenter: str = Field(
+        "saturation_otsu",
+        description="how tissue is told from glass: saturation_otsu, luminance, entropy, or "
+        "package.module:function",
+    )
+    min_fragment_um2: float = Field(
+        10_000, ge=0, description="smaller pieces of tissue are dust (um^2)"
+    )
+    max_hole_um2: float | None = Field(
+        40_000, ge=0, description="smaller holes count as tissue (um^2); null: all of them"
+    )
+    artifacts: tuple[Artifact, ...] = Field(
+        ARTIFACTS, description="artifacts looked for: pen, blur, fold, bubble; []: none"
     )
     resample: Literal["fast", "exact"] = Field(
         "fast",
@@ -73,6 +99,22 @@ class TileConfig(_Frozen):
     def at(self, mpp: float) -> TileConfig:
         """The same settings with ``mpp`` as the only scale."""
         return self.model_copy(update={"mpp": mpp, "more_mpp": ()})
+
+    @field_validator("segmenter")
+    @classmethod
+    def _name_a_segmenter(cls, name: str) -> str:
+        if name not in SEGMENTERS and not _ENTRY.fullmatch(name):
+            near = difflib.get_close_matches(name, SEGMENTERS, n=1)
+            hint = f"; the nearest known one is {near[0]}" if near else ""
+            raise ValueError(
+                f"no such segmenter{hint}; use {', '.join(SEGMENTERS)} or package.module:function"
+            )
+        return name
+
+    @field_validator("artifacts")
+    @classmethod
+    def _order_artifacts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in ARTIFACTS if name in names)
 
     @property
     def stride_px(self) -> int:

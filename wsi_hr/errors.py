@@ -11,6 +11,10 @@ class SlideError(WsiHrError):
     """A slide cannot be opened, read or trusted (for instance: no plausible mpp)."""
 
 
+class MaskError(WsiHrError):
+    """A mask that somebody drew is damaged, unsafe, or does not fit its slide."""
+
+
 class StoreError(WsiHrError):
     """A patch store is missing, damaged, incomplete or not ours."""
 

@@ -8,8 +8,9 @@ Points are (x, y), sizes (w, h), arrays [row, col].
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -137,19 +138,74 @@ class ReadPlan:
         )
 
 
+class MaskCode(IntEnum):
+    """What a px of a mask shows; the numbers are those of stores."""
+
+    BACKGROUND = 0
+    TISSUE = 1
+    PEN = 2
+    BLUR = 3
+    FOLD = 4
+    BUBBLE = 5
+
+
+ARTIFACTS = ("pen", "blur", "fold", "bubble")
+"""Names of the artifact classes."""
+
+
 @dataclass(frozen=True)
 class TissueMask:
-    """Where there is tissue, at low power.
+    """Where there is tissue and where it is spoilt, at low power.
 
     Attributes:
-        mask: bool[H, W], True on tissue.
+        mask: bool[H, W], True on tissue that no artifact covers.
         downsample: level-0 px per mask px, per axis.
-        method: name of the segmenter that drew it.
+        method: what drew it: a segmenter's name, or ``mask_file``.
+        artifacts: u8[H, W], the :class:`MaskCode` of the artifact, 0 where there is none; None
+            where there is none at all.
     """
 
     mask: BoolArray
     downsample: Pair
     method: str
+    artifacts: UInt8Array | None = None
+
+    @classmethod
+    def from_codes(cls, codes: UInt8Array, downsample: Pair, method: str) -> Self:
+        """Build it from u8[H, W] of :class:`MaskCode`."""
+        spoilt = codes > MaskCode.TISSUE
+        artifacts = np.where(spoilt, codes, np.uint8(0)) if spoilt.any() else None
+        return cls(codes == MaskCode.TISSUE, downsample, method, artifacts)
+
+    @property
+    def codes(self) -> UInt8Array:
+        """u8[H, W] of :class:`MaskCode`."""
+        tissue = self.mask.astype(np.uint8)
+        if self.artifacts is None:
+            return tissue
+        return np.where(self.artifacts > 0, self.artifacts, tissue)
+
+
+@dataclass(frozen=True)
+class QcSummary:
+    """How good a slide is, by its mask.
+
+    Attributes:
+        tissue_mm2: area of tissue that no artifact covers.
+        pen: area of pen, as a part of tissue and artifacts together; so the next three.
+        blur: of tissue out of focus.
+        fold: of dark folds.
+        bubble: of bubbles and edges of the coverslip.
+        left_out: patches that artifacts cost: with what they cover taken for tissue, these would
+            have been cut too.
+    """
+
+    tissue_mm2: float = 0.0
+    pen: float = 0.0
+    blur: float = 0.0
+    fold: float = 0.0
+    bubble: float = 0.0
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,6 +218,7 @@ class PatchGrid:
         shape: (R, Q) rows and columns of the whole grid, empty cells included.
         tissue: f32[N] fraction of tissue.
         patch_px0: footprint of a patch, level-0 px, per axis.
+        artifact: f32[N] fraction of artifacts; 0 everywhere if it is not given.
     """
 
     coords: Int32Array
@@ -169,6 +226,11 @@ class PatchGrid:
     shape: tuple[int, int]
     tissue: Float32Array
     patch_px0: Pair
+    artifact: Float32Array = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def __post_init__(self) -> None:
+        if not len(self.artifact):
+            object.__setattr__(self, "artifact", np.zeros(len(self.coords), np.float32))
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -181,4 +243,5 @@ class PatchGrid:
             shape=self.shape,
             tissue=self.tissue[indices],
             patch_px0=self.patch_px0,
+            artifact=self.artifact[indices],
         )

@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from wsi_hr.errors import SlideError
-from wsi_hr.geometry import Bounds, Pair, PatchGrid, PatchSpec, ReadPlan, Size, TissueMask
-from wsi_hr.tiling.plan import BLOCK_CELLS, plan_grid, plan_read
+from wsi_hr.geometry import Bounds, MaskCode, Pair, PatchGrid, PatchSpec, ReadPlan, Size, TissueMask
+from wsi_hr.tiling.plan import BLOCK_CELLS, num_left_out, plan_grid, plan_read
 
 
 def spec(mpp: float, *, patch: int = 256, stride: int | None = None, tolerance: float = 0.02):
@@ -197,23 +197,26 @@ def brute_tissue(mask: TissueMask, corner, footprint: Pair) -> float:
     step=st.tuples(st.floats(0.6, 1.6), st.floats(0.6, 1.6)),
     downsample=st.tuples(st.floats(3, 60), st.floats(3, 60)),
     min_tissue=st.floats(0, 1),
+    max_artifact=st.sampled_from([0.0, 0.1, 0.25, 1.0]),
     seed=st.integers(0, 1000),
 )
-def test_grid_equals_brute_force(width, height, offset, patch, step, downsample, min_tissue, seed):
+def test_grid_equals_brute_force(
+    width, height, offset, patch, step, downsample, min_tissue, max_artifact, seed
+):
     size = Size(width, height)
     bounds = Bounds(*offset, width - offset[0] - 3, height - offset[1] - 3)
     assume(bounds.w > 0)
     assume(bounds.h > 0)
     footprint, stride = Pair(*patch), Pair(patch[0] * step[0], patch[1] * step[1])
-    mask = TissueMask(
-        np.random.default_rng(seed).random(
-            (math.ceil(height / downsample[1]), math.ceil(width / downsample[0]))
-        )
-        < 0.6,
-        Pair(*downsample),
-        "random",
+    shape = (math.ceil(height / downsample[1]), math.ceil(width / downsample[0]))
+    codes = np.random.default_rng(seed).choice(
+        np.array([MaskCode.BACKGROUND, MaskCode.TISSUE, MaskCode.PEN, MaskCode.FOLD], np.uint8),
+        shape,
+        p=[0.2, 0.6, 0.1, 0.1],
     )
-    grid = plan_grid(size, bounds, read_plan(footprint, stride), mask, min_tissue)
+    mask = TissueMask.from_codes(codes, Pair(*downsample), "random")
+    spoilt = TissueMask(codes > MaskCode.TISSUE, Pair(*downsample), "spoilt")
+    grid = plan_grid(size, bounds, read_plan(footprint, stride), mask, min_tissue, max_artifact)
 
     kept = {tuple(cell): i for i, cell in enumerate(grid.cells.tolist())}
     assert len(kept) == len(grid)
@@ -238,7 +241,19 @@ def test_grid_equals_brute_force(width, height, offset, patch, step, downsample,
         truth = brute_tissue(mask, (x, y), footprint)
         assert grid.tissue[i] == pytest.approx(truth, abs=1e-4)
         assert truth >= min_tissue - 1e-4
-    assert kept_again(grid, size, bounds, footprint, stride, mask, min_tissue) <= kept.keys()
+        damage = brute_tissue(spoilt, (x, y), footprint)
+        assert grid.artifact[i] == pytest.approx(damage, abs=1e-4)
+        assert damage <= max_artifact + 1e-4
+    enough = kept_again(grid, size, bounds, footprint, stride, mask, min_tissue)
+    least, most = max_artifact - 1e-4, max_artifact + 1e-4
+    fine = kept_again(grid, size, bounds, footprint, stride, spoilt, least)
+    spoilt_cells = kept_again(grid, size, bounds, footprint, stride, spoilt, most)
+    assert enough - fine <= kept.keys()
+    assert not spoilt_cells & kept.keys()
+    lost = num_left_out(size, bounds, read_plan(footprint, stride), mask, grid, min_tissue)
+    mended = TissueMask(codes > 0, Pair(*downsample), "mended")
+    could = plan_grid(size, bounds, read_plan(footprint, stride), mended, min_tissue)
+    assert lost == len({*map(tuple, could.cells.tolist())} - kept.keys()) == len(could) - len(grid)
 
 
 def kept_again(

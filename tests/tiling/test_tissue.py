@@ -9,6 +9,7 @@ import pytest
 from array_slide import ArraySlide
 from PIL import Image
 
+from wsi_hr.config import TileConfig
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import Bounds, Pair
 from wsi_hr.slides.open import open_slide
@@ -17,7 +18,12 @@ from wsi_hr.tiling.tissue import SEGMENTERS, clean, segment
 
 GLASS = (243, 241, 244)
 PALE, DENSE = (228, 205, 222), (120, 60, 130)
-METHOD = "saturation_otsu"
+UM = Pair(16, 16)
+DEFAULTS = TileConfig()  # pyright: ignore[reportCallIssue]
+
+
+def config(**settings: object) -> TileConfig:
+    return DEFAULTS.model_copy(update=settings)
 
 
 def picture(height: int, width: int, *, seed: int = 0) -> np.ndarray:
@@ -26,12 +32,12 @@ def picture(height: int, width: int, *, seed: int = 0) -> np.ndarray:
     return (np.array(GLASS) + noise).clip(0, 255).astype(np.uint8)
 
 
-def mask_of(rgb: np.ndarray, um: float = 16.0) -> np.ndarray:
+def mask_of(rgb: np.ndarray, um: float = 16.0, segmenter: str = "saturation_otsu") -> np.ndarray:
     shape = rgb.shape[:2]
     overview = Overview(
         rgb, np.ones(shape, np.bool_), np.zeros(shape, np.bool_), Pair(32, 32), Pair(um, um)
     )
-    return segment(overview, METHOD).mask
+    return segment(overview, config(segmenter=segmenter)).mask
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -88,12 +94,13 @@ def test_black_fill_around_a_scan_changes_nothing_inside():
     assert mask.sum() == mask[100:180, 150:250].sum()
 
 
-def test_pixels_without_data_are_no_tissue():
-    rgb = np.full((60, 80, 3), DENSE, np.uint8)
+@pytest.mark.parametrize("segmenter", SEGMENTERS)
+def test_pixels_without_data_are_no_tissue(segmenter):
+    rgb = np.random.default_rng(0).integers(90, 180, (60, 80, 3)).astype(np.uint8)
     valid = np.zeros((60, 80), np.bool_)
     valid[:, :20] = True
-    mask = SEGMENTERS[METHOD](rgb, valid)
-    assert mask[:, :19].all()
+    mask = SEGMENTERS[segmenter](rgb, valid, UM)
+    assert mask[:, :16].all()
     assert not mask[:, 20:].any()
 
 
@@ -105,11 +112,13 @@ def test_sizes_of_fragments_and_holes_are_physical(um):
     for edge_um, kept in ((80, False), (128, True)):
         mask = np.zeros((100, 100), np.bool_)
         mask[square(edge_um), square(edge_um)] = True
-        assert clean(mask, Pair(um, um)).any() == kept
+        assert clean(mask, Pair(um, um), min_fragment_um2=10_000, max_hole_um2=40_000).any() == kept
     for edge_um, filled in ((160, True), (256, False)):
         mask = np.ones((100, 100), np.bool_)
         mask[square(edge_um), square(edge_um)] = False
-        assert clean(mask, Pair(um, um)).all() == filled
+        assert (
+            clean(mask, Pair(um, um), min_fragment_um2=10_000, max_hole_um2=40_000).all() == filled
+        )
 
 
 def pyramid(rgb: np.ndarray, factors: tuple[int, ...], **kwargs) -> ArraySlide:
@@ -149,7 +158,7 @@ def test_anisotropic_pixels_give_square_ones():
 def test_what_cannot_be_read_counts_as_tissue_and_the_rest_is_judged():
     rgb = np.full((4096, 4096, 3), 240, np.uint8)
     slide = pyramid(rgb, (1,), damaged=[Bounds(3000, 100, 10, 10)])
-    mask = segment(read_overview(slide), METHOD)
+    mask = segment(read_overview(slide), DEFAULTS)
     rows, cols = np.nonzero(mask.mask)
     assert mask.mask.any()
     assert cols.min() * 32 <= 3000 <= cols.max() * 32 + 32
@@ -160,7 +169,7 @@ def test_what_cannot_be_read_counts_as_tissue_and_the_rest_is_judged():
 def test_a_slide_that_cannot_be_read_at_all_is_an_error():
     slide = pyramid(np.zeros((900, 900, 3), np.uint8), (1,), damaged=[Bounds(0, 0, 900, 900)])
     with pytest.raises(SlideError, match="most of the slide cannot be read"):
-        segment(read_overview(slide), METHOD)
+        segment(read_overview(slide), DEFAULTS)
 
 
 def test_unknown_mpp_is_an_error():
@@ -172,7 +181,7 @@ def test_unknown_mpp_is_an_error():
 def test_agrees_with_histolab_on_a_real_slide(shared_data):
     truth = np.load(shared_data / "annotations/histolab-tissue-mask-cmu-1-small-region.npy")
     with open_slide(shared_data / "slides/aperio/CMU-1-Small-Region.svs") as slide:
-        mask = segment(read_overview(slide), METHOD)
+        mask = segment(read_overview(slide), DEFAULTS)
         width, height = slide.level_dimensions[0]
     ours = np.kron(mask.mask, np.ones((32, 32), np.bool_))[:height, :width]
     theirs = Image.fromarray(truth).resize((width, height), Image.Resampling.NEAREST)
@@ -211,4 +220,4 @@ def test_real_tissue_is_found(shared_data, name, least):
 @pytest.mark.data
 def test_real_fluorescence_is_not_stained_tissue(shared_data):
     with open_slide(shared_data / "slides/ndpi/test3-DAPI-2-(387).ndpi") as slide:
-        assert segment(read_overview(slide), METHOD).mask.mean() < 0.01
+        assert segment(read_overview(slide), DEFAULTS).mask.mean() < 0.01

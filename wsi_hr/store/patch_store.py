@@ -98,6 +98,7 @@ class PatchStore:
                 shape=(int(shape[0]), int(shape[1])),
                 tissue=read_small_array(path, manifest, f"{scale}/tissue"),
                 patch_px0=info.plan.patch_px0,
+                artifact=read_small_array(path, manifest, f"{scale}/artifact"),
             )
             valid = read_small_array(path, manifest, f"{scale}/valid")
             _check_agreement(info, grid, valid, layout)
@@ -121,13 +122,13 @@ class PatchStore:
 
     @cached_property
     def mask(self) -> TissueMask:
-        """Where there is tissue.
+        """Where there is tissue, and what spoils it.
 
         Raises:
             StoreError: the mask has changed on disk.
         """
-        mask = read_small_array(self.path, self._manifest, "mask")
-        return TissueMask(mask.astype(np.bool_), self.info.mask_downsample, self.info.segmenter)
+        codes = read_small_array(self.path, self._manifest, "mask")
+        return TissueMask.from_codes(codes, self.info.mask_downsample, self.info.segmenter)
 
     @cached_property
     def thumbnail(self) -> UInt8Array:
@@ -219,5 +220,6 @@ def _check_agreement(
     codec = "raw" if info.mode == "raw" else "jpeg"
     if (layout.patch_px, layout.codec.name) != (info.tile.patch_size, codec):
         raise ValueError("its patches are not those of its settings")
-    if not num == len(grid.coords) == len(grid.cells) == len(grid.tissue) == len(valid):
+    lengths = {len(a) for a in (grid.coords, grid.cells, grid.tissue, grid.artifact, valid)}
+    if lengths != {num}:
         raise ValueError("its arrays have different lengths")

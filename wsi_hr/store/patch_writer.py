@@ -49,7 +49,7 @@ class PatchStoreWriter:
                 replaced on :meth:`commit`.
             info: what the store says of itself.
             grid: the N patches, N > 0, in the order in which they are written and read.
-            mask: bool[H, W] tissue.
+            mask: tissue and artifacts.
             thumbnail: u8[h, w, 3] of the whole slide.
 
         Raises:
@@ -68,7 +68,7 @@ class PatchStoreWriter:
             sweep(path)
             self._folder.mkdir(parents=True)
             write_group(self._folder, info.root_json())
-            write_small_array(self._folder / "mask", mask.mask.astype(np.uint8), ("y", "x"))
+            write_small_array(self._folder / "mask", mask.codes, ("y", "x"))
             write_small_array(self._folder / "thumbnail", thumbnail, ("y", "x", "channel"))
         self._start_scale(info, grid)
 
@@ -143,6 +143,7 @@ class PatchStoreWriter:
             write_small_array(self._scale / "coords", grid.coords, ("patch", "xy"))
             write_small_array(self._scale / "cells", grid.cells, ("patch", "row_col"))
             write_small_array(self._scale / "tissue", grid.tissue, ("patch",))
+            write_small_array(self._scale / "artifact", grid.artifact, ("patch",))
             write_patches_metadata(self._scale / "patches", len(grid), info.tile)
             self._layout = parse_layout((self._scale / "patches" / "zarr.json").read_bytes())
 
@@ -198,7 +199,7 @@ def _check(
 
 def _check_scale(info: StoreInfo, grid: PatchGrid) -> None:
     num = len(grid)
-    coords, cells, tissue = grid.coords, grid.cells, grid.tissue
+    coords, cells, tissue, artifact = grid.coords, grid.cells, grid.tissue, grid.artifact
     _refuse(
         info,
         {
@@ -206,6 +207,7 @@ def _check_scale(info: StoreInfo, grid: PatchGrid) -> None:
             "coords are not i32[N, 2]": coords.dtype == np.int32 and coords.shape == (num, 2),
             "cells are not i32[N, 2]": cells.dtype == np.int32 and cells.shape == (num, 2),
             "tissue is not f32[N]": tissue.dtype == np.float32 and tissue.shape == (num,),
+            "artifact is not f32[N]": artifact.dtype == np.float32 and artifact.shape == (num,),
             "the grid's footprint is not the plan's": grid.patch_px0 == info.plan.patch_px0,
             "the scale was not asked": info.tile == info.asked.at(info.tile.mpp)
             and info.tile.mpp in info.asked.scales,

@@ -13,7 +13,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from wsi_hr.config import TileConfig
-from wsi_hr.geometry import Bounds, Mpp, Pair, ReadPlan, Size
+from wsi_hr.geometry import Bounds, Mpp, Pair, QcSummary, ReadPlan, Size
 from wsi_hr.store.manifest import SCHEMA_VERSION
 
 
@@ -37,12 +37,14 @@ class StoreInfo:
         plan: how the slide gave the patches.
         tile: the settings of this scale.
         asked: the settings of the store, with all scales.
-        segmenter: what drew the tissue mask.
+        segmenter: what drew the tissue mask: a segmenter, or ``mask_file``.
         mask_downsample: level-0 px per mask px, per axis.
         wsi_hr_version: the version that wrote the store.
         coords_sha256: SHA-256 of the coordinates file that gave the grid, hexadecimal; empty where
             the tissue mask did.
         colour: what was done to the colours (:class:`wsi_hr.tiling.colour.Colour`'s record).
+        mask_sha256: SHA-256 of the user's mask file; empty where a segmenter drew the mask.
+        qc: how much of what the mask shows.
         schema_version: the layout of the store.
     """
 
@@ -65,6 +67,8 @@ class StoreInfo:
     source_edges_sha256: str = ""
     coords_sha256: str = ""
     colour: Mapping[str, Any] = field(default_factory=dict)
+    mask_sha256: str = ""
+    qc: QcSummary = QcSummary()
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -91,6 +95,8 @@ class StoreInfo:
             "mask_downsample": list(self.mask_downsample),
             "coords_sha256": self.coords_sha256,
             "colour": dict(self.colour),
+            "mask_sha256": self.mask_sha256,
+            "qc": asdict(self.qc),
         }
 
     def scale_json(self) -> dict[str, Any]:
@@ -132,6 +138,7 @@ class StoreInfo:
                     "vendor",
                     "segmenter",
                     "coords_sha256",
+                    "mask_sha256",
                 )
             }
             return cls(
@@ -152,6 +159,7 @@ class StoreInfo:
                 asked=asked,
                 mask_downsample=Pair(*data["mask_downsample"]),
                 colour=dict(data["colour"]),
+                qc=QcSummary(**data["qc"]),
                 **plain,
             )
         except ValidationError as cause:

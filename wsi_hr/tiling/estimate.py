@@ -55,6 +55,7 @@ def estimate_slide(
     mpp_source: str,
     threads: int = 1,
     coords: Path | None = None,
+    mask_path: Path | None = None,
 ) -> SlideEstimate:
     """Plan a slide and tile a few places of it in memory; nothing is kept.
 
@@ -66,6 +67,7 @@ def estimate_slide(
         mpp_source: whose word ``mpp_override`` is.
         threads: blocks of patches worked on at a time.
         coords: a CLAM or TRIDENT file with the patches to cut; None: those with enough tissue.
+        mask_path: the user's mask; None: the segmenter draws it.
 
     Raises:
         CoordsError: as :func:`wsi_hr.tiling.tile.tile_slide`.
@@ -76,12 +78,13 @@ def estimate_slide(
     with open_slide(
         path, slide_id=slide_id, mpp_override=mpp_override, mpp_source=mpp_source
     ) as slide:
-        survey = survey_slide(slide, config, None if coords is None else read_coords(coords))
+        given = None if coords is None else read_coords(coords)
+        survey = survey_slide(slide, config, given, mask_path)
         assert slide.mpp is not None, "a slide without mpp cannot be planned"
         scales = [scale for scale in survey.scales if len(scale.grid)]
         num_patches, num_bytes = len(survey.scales[0].grid), 0
         if num_patches:
-            pictures = (survey.mask.mask.astype(np.uint8), slide.thumbnail(THUMBNAIL_PX))
+            pictures = (survey.mask.codes, slide.thumbnail(THUMBNAIL_PX))
             num_bytes = sum(map(_stored_bytes, pictures))
         else:
             scales = []

@@ -12,9 +12,11 @@ import numpy.typing as npt
 from wsi_hr.errors import CoordsError
 from wsi_hr.exchange.coords_h5 import GivenCoords
 from wsi_hr.geometry import (
+    BoolArray,
     Float32Array,
     Int32Array,
     Int64Array,
+    MaskCode,
     Pair,
     PatchGrid,
     ReadPlan,
@@ -70,8 +72,9 @@ def grid_from_coords(
         coords=coords,
         cells=cells[order],
         shape=(int(row.max()) + 1, int(col.max()) + 1),
-        tissue=_tissue(coords, plan.patch_px0, mask),
+        tissue=_covered(coords, plan.patch_px0, mask.mask, mask.downsample),
         patch_px0=plan.patch_px0,
+        artifact=_covered(coords, plan.patch_px0, mask.codes > MaskCode.TISSUE, mask.downsample),
     )
 
 
@@ -191,19 +194,21 @@ def _nearest_free(exact: npt.NDArray[np.float64], taken: set[tuple[int, int]]) -
         reach += 1
 
 
-def _tissue(coords: Int32Array, patch_px0: Pair, mask: TissueMask) -> Float32Array:
-    """Fraction f32[N] of each footprint that is tissue; outside the slide there is none."""
-    integral = np.zeros((mask.mask.shape[0] + 1, mask.mask.shape[1] + 1))
-    integral[1:, 1:] = mask.mask.cumsum(0, dtype=np.float64).cumsum(1)
-    left, top = (coords / mask.downsample).T
-    right, bottom = ((coords + patch_px0) / mask.downsample).T
+def _covered(
+    coords: Int32Array, patch_px0: Pair, shown: BoolArray, downsample: Pair
+) -> Float32Array:
+    """Fraction f32[N] of each footprint where ``shown`` is True; it is not outside the slide."""
+    integral = np.zeros((shown.shape[0] + 1, shown.shape[1] + 1))
+    integral[1:, 1:] = shown.cumsum(0, dtype=np.float64).cumsum(1)
+    left, top = (coords / downsample).T
+    right, bottom = ((coords + patch_px0) / downsample).T
     inside = (
         _sum_to(integral, bottom, right)
         - _sum_to(integral, top, right)
         - _sum_to(integral, bottom, left)
         + _sum_to(integral, top, left)
     )
-    area = patch_px0.x * patch_px0.y / (mask.downsample.x * mask.downsample.y)
+    area = patch_px0.x * patch_px0.y / (downsample.x * downsample.y)
     return (inside / area).clip(0.0, 1.0).astype(np.float32)
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import (
+    BoolArray,
     Bounds,
     Int32Array,
     Pair,
@@ -30,6 +32,7 @@ BLOCK_CELLS = 16
 
 _DECODE_SCALES = (1, 2, 4, 8)
 _MANY = 4  # px of the decoder per patch px, from which on it does not matter how they lie
+_NOTHING = np.zeros(0, np.float32)
 _SLACK = 1e-6  # px; absorbs float rounding where a footprint ends exactly at a border
 
 
@@ -102,13 +105,18 @@ def covered_size(slide: Slide, plan: ReadPlan) -> Size:
 
 
 def plan_grid(
-    level0_size: Size, bounds: Bounds, plan: ReadPlan, mask: TissueMask, min_tissue: float
+    level0_size: Size,
+    bounds: Bounds,
+    plan: ReadPlan,
+    mask: TissueMask,
+    min_tissue: float,
+    max_artifact: float = 1.0,
 ) -> PatchGrid:
-    """Lay the grid over the scanned rectangle and keep the cells with enough tissue.
+    """Lay the grid over the scanned rectangle and keep the cells with enough good tissue.
 
     The grid is anchored at the top-left of ``bounds``; every patch begins on a whole px of what is
-    decoded and lies wholly inside both ``bounds`` and the slide. Tissue is the exact area fraction
-    of the mask under the footprint.
+    decoded and lies wholly inside both ``bounds`` and the slide. Tissue and artifact are exact area
+    fractions of the mask under the footprint.
 
     Args:
         level0_size: size of the slide, level-0 px, as far as the level covers it
@@ -117,6 +125,7 @@ def plan_grid(
         plan: footprint and stride, level-0 px.
         mask: tissue, in its own px.
         min_tissue: a cell is kept when its fraction reaches this and is above 0.
+        max_artifact: a cell with more artifact than this is not kept.
 
     Returns:
         The kept cells in store order: blocks of 16 x 16 cells in raster order, raster order
@@ -131,29 +140,60 @@ def plan_grid(
     if not len(xs) or not len(ys):
         xs, ys = xs[:0], ys[:0]
 
-    integral = np.zeros((mask.mask.shape[0] + 1, mask.mask.shape[1] + 1))
-    integral[1:, 1:] = mask.mask.cumsum(0, dtype=np.float64).cumsum(1)
+    integral = _integral(mask.mask)
+    spoilt = None if mask.artifacts is None else _integral(mask.artifacts > 0)
     area = plan.patch_px0.x * plan.patch_px0.y / (mask.downsample.x * mask.downsample.y)
 
-    coords, cells, tissue = [], [], []
+    coords, cells, tissue, artifact = [], [], [], []
     for first in range(0, len(ys), BLOCK_CELLS):
         rows_y = ys[first : first + BLOCK_CELLS]
-        strip = _between(integral, rows_y, plan.patch_px0.y, mask.downsample.y)
-        fraction = _between(strip.T, xs, plan.patch_px0.x, mask.downsample.x).T / area
+        fraction = _covered(integral, xs, rows_y, plan.patch_px0, mask.downsample) / area
         fraction = fraction.clip(0.0, 1.0)
-        row, col = np.nonzero((fraction >= min_tissue - _SLACK) & (fraction > _SLACK))
+        kept = (fraction >= min_tissue - _SLACK) & (fraction > _SLACK)
+        damage = np.zeros_like(fraction)
+        if spoilt is not None:
+            damage = _covered(spoilt, xs, rows_y, plan.patch_px0, mask.downsample) / area
+            damage = damage.clip(0.0, 1.0)
+            kept &= damage <= max_artifact + _SLACK
+        row, col = np.nonzero(kept)
         order = np.lexsort((col, row, col // BLOCK_CELLS))
         row, col = row[order], col[order]
         coords.append(np.stack([xs[col], rows_y[row]], axis=1))
         cells.append(np.stack([row + first, col], axis=1))
         tissue.append(fraction[row, col])
+        artifact.append(damage[row, col])
     return PatchGrid(
         coords=_stacked(coords),
         cells=_stacked(cells),
         shape=(len(ys), len(xs)),
         tissue=np.concatenate(tissue).astype(np.float32) if tissue else np.zeros(0, np.float32),
         patch_px0=plan.patch_px0,
+        artifact=np.concatenate(artifact).astype(np.float32) if artifact else _NOTHING,
     )
+
+
+def num_left_out(
+    level0_size: Size,
+    bounds: Bounds,
+    plan: ReadPlan,
+    mask: TissueMask,
+    grid: PatchGrid,
+    min_tissue: float,
+) -> int:
+    """Patches that artifacts cost: how many more there were if what they cover was tissue.
+
+    Args:
+        level0_size: as for :func:`plan_grid`, from which ``grid`` is; so the next three.
+        bounds: scanned rectangle, level-0 px.
+        plan: footprint and stride.
+        mask: tissue and artifacts.
+        grid: the patches that are cut.
+        min_tissue: least fraction of tissue, as ``grid`` was planned with.
+    """
+    if mask.artifacts is None:
+        return 0
+    unspoilt = TissueMask(mask.mask | (mask.artifacts > 0), mask.downsample, mask.method)
+    return len(plan_grid(level0_size, bounds, plan, unspoilt, min_tissue)) - len(grid)
 
 
 def _scale(level_mpp: float, spec: PatchSpec) -> float:
@@ -186,6 +226,23 @@ def _corners(
     # Rounding must not push the first or the last patch over the border.
     units = np.floor(exact / unit_px0 + 0.5).clip(lowest, highest)
     return np.floor(units * unit_px0 + 0.5).astype(np.int32)
+
+
+def _integral(mask: BoolArray) -> npt.NDArray[np.float64]:
+    """Sums f64[H + 1, W + 1] over everything above and left of a corner."""
+    return np.asarray(cv2.integral(mask.view(np.uint8), sdepth=cv2.CV_64F), np.float64)
+
+
+def _covered(
+    integral: npt.NDArray[np.float64],
+    xs: Int32Array,
+    ys: Int32Array,
+    patch_px0: Pair,
+    downsample: Pair,
+) -> npt.NDArray[np.float64]:
+    """Mask px f64[len(ys), len(xs)] that are True under each footprint."""
+    strip = _between(integral, ys, patch_px0.y, downsample.y)
+    return _between(strip.T, xs, patch_px0.x, downsample.x).T
 
 
 def _between(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from wsi_hr.config import TileConfig
+from wsi_hr.errors import MaskError
 from wsi_hr.exchange.coords_h5 import GivenCoords
-from wsi_hr.geometry import PatchGrid, ReadPlan, TissueMask
+from wsi_hr.geometry import PatchGrid, QcSummary, ReadPlan, TissueMask
 from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.slides.self_check import checked_tiles
 from wsi_hr.slides.slide import Slide
@@ -15,11 +17,13 @@ from wsi_hr.store.chunks import chunk_codec_for
 from wsi_hr.tiling.blocks import BlockEncoder
 from wsi_hr.tiling.colour import Colour, colour_transform
 from wsi_hr.tiling.given_grid import grid_from_coords, tiles_give
+from wsi_hr.tiling.mask_files import MaskFrame, mask_sha256, read_mask
 from wsi_hr.tiling.overview import Overview, read_overview
 from wsi_hr.tiling.passthrough import TileStreams, coincides
 from wsi_hr.tiling.pixel_map import PixelMap
-from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read, reduced_by_decoder
+from wsi_hr.tiling.plan import covered_size, num_left_out, plan_grid, plan_read, reduced_by_decoder
 from wsi_hr.tiling.read import SlidePatches
+from wsi_hr.tiling.review import summarise
 from wsi_hr.tiling.tile_pixels import TilePatches
 from wsi_hr.tiling.tissue import segment
 
@@ -77,8 +81,8 @@ class Scale:
             open_tiles=lambda: TilePatches(tiles, plan, edge, fast=fast),
         )
 
-    def why_empty(self, mask: TissueMask, given: GivenCoords | None) -> str:
-        """Why there is no patch, one clause."""
+    def why_empty(self, mask: TissueMask, given: GivenCoords | None, left_out: int) -> str:
+        """Why there is no patch, one clause; ``left_out`` are those that artifacts cost."""
         if given is not None:
             return f"{given.path.name} lists no patch"
         px0, bounds = self.plan.patch_px0, self.slide.bounds
@@ -88,8 +92,10 @@ class Scale:
                 f"smaller than one patch ({bounds.w} x {bounds.h} px at level 0, a patch "
                 f"needs {need[0]} x {need[1]})"
             )
-        if not mask.mask.any():
+        if not mask.mask.any() and not left_out:
             return "no tissue found"
+        if left_out:
+            return f"all {left_out} patches with tissue are spoilt by artifacts, see qc.csv"
         return (
             f"no patch has {100 * self.config.min_tissue:g} % tissue (tissue covers "
             f"{100 * mask.mask.mean():.2g} % of the slide)"
@@ -103,33 +109,45 @@ class Survey:
     Attributes:
         overview: the slide at low power.
         mask: where there is tissue.
+        mask_sha256: of the file the mask is from; empty where a segmenter drew it.
+        qc: what the mask shows, and what artifacts cost at the main mpp.
         scales: one per asked mpp, the main one first.
         colour: what is done to the colours of all of them.
     """
 
     overview: Overview
     mask: TissueMask
+    mask_sha256: str
+    qc: QcSummary
     scales: tuple[Scale, ...]
     colour: Colour
 
 
-def survey_slide(slide: Slide, config: TileConfig, given: GivenCoords | None = None) -> Survey:
+def survey_slide(
+    slide: Slide,
+    config: TileConfig,
+    given: GivenCoords | None = None,
+    mask_path: Path | None = None,
+) -> Survey:
     """Look a slide over and lay out its patches.
 
     Args:
         slide: open slide.
         config: what is asked.
         given: the patches to cut, chosen by somebody else; None: those with enough tissue.
+        mask_path: the user's mask of this slide; None: the segmenter draws it.
 
     Raises:
         SlideError: the slide's mpp is unknown, it is coarser than asked, or it cannot be read at
             low power.
         CoordsError: ``given`` does not fit the slide or what is asked.
+        MaskError: the user's mask cannot be used.
+        ConfigError: the user's segmenter cannot be used.
     """
     plans = [plan_read(slide, config.at(mpp).spec()) for mpp in config.scales]
     overview = read_overview(slide)
-    mask = segment(overview, config.segmenter)
-    scales = []
+    mask, mask_digest = _mask(slide, overview, config, mask_path)
+    scales, left_out = [], 0
     for mpp, plan in zip(config.scales, plans, strict=True):
         tiles = checked_tiles(slide, plan.level)
         if given is not None:
@@ -141,10 +159,34 @@ def survey_slide(slide: Slide, config: TileConfig, given: GivenCoords | None = N
             if tiles is not None and config.resample == "fast":
                 plan = reduced_by_decoder(plan)
             size = covered_size(slide, plan)
-            grid = plan_grid(size, slide.bounds, plan, mask, config.min_tissue)
+            area = (size, slide.bounds, plan, mask)
+            grid = plan_grid(*area, config.min_tissue, config.max_artifact)
+            if not scales:
+                left_out = num_left_out(*area, grid, config.min_tissue)
         scales.append(Scale(slide, config.at(mpp), plan, tiles, grid))
     colour = Colour()
     if any(len(scale.grid) for scale in scales):
         colour = colour_transform(slide, mask, config)
         scales = [replace(scale, recolour=colour.transform) for scale in scales]
-    return Survey(overview, mask, tuple(scales), colour)
+    assert slide.mpp is not None, "a slide without mpp cannot be planned"
+    qc = summarise(mask, slide.mpp, left_out)
+    return Survey(overview, mask, mask_digest, qc, tuple(scales), colour)
+
+
+def _mask(
+    slide: Slide, overview: Overview, config: TileConfig, mask_path: Path | None
+) -> tuple[TissueMask, str]:
+    """The slide's mask, and the SHA-256 of the file it is from, if it is.
+
+    A file is the last word: it is not cleaned, and no artifacts are looked for beyond its own.
+    """
+    if mask_path is None:
+        return segment(overview, config, slide), ""
+    try:
+        content = mask_path.read_bytes()
+    except OSError as cause:
+        raise MaskError(f"{mask_path}: cannot be read ({cause.strerror})") from cause
+    frame = MaskFrame(
+        overview.valid.shape, overview.downsample, slide.level_dimensions[0], slide.bounds
+    )
+    return read_mask(mask_path, content, frame), mask_sha256(content)

@@ -14,7 +14,7 @@ from wsi_hr import __version__
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import SlideError
 from wsi_hr.exchange.coords_h5 import GivenCoords, read_coords
-from wsi_hr.geometry import UInt8Array
+from wsi_hr.geometry import QcSummary, UInt8Array
 from wsi_hr.slides.open import open_slide
 from wsi_hr.slides.reporting import report_progress
 from wsi_hr.slides.slide import Slide
@@ -22,6 +22,7 @@ from wsi_hr.slides.source import Source
 from wsi_hr.store.patch_store import PatchStoreWriter, StoreInfo
 from wsi_hr.tiling.blocks import encode_grid
 from wsi_hr.tiling.overview import Overview
+from wsi_hr.tiling.review import write_review
 from wsi_hr.tiling.survey import Scale, Survey, survey_slide
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class TileResult:
         mpp: um per level-0 px, mean of both axes.
         mpp_source: whose word the mpp is.
         source_sha256: SHA-256 of the slide's bytes.
+        mask: what drew the mask: a segmenter, or ``mask_file``.
+        qc: what the mask shows.
     """
 
     slide_id: str
@@ -52,6 +55,8 @@ class TileResult:
     mpp: float
     mpp_source: str
     source_sha256: str
+    mask: str
+    qc: QcSummary
 
 
 def tile_slide(
@@ -63,8 +68,12 @@ def tile_slide(
     mpp_source: str,
     threads: int = 1,
     coords: Path | None = None,
+    mask_path: Path | None = None,
 ) -> TileResult:
     """Cut the tissue of one slide into a patch store.
+
+    Beside the store, ``qc/`` and ``masks/`` get what a person judges the mask by
+    (:func:`~wsi_hr.tiling.review.write_review`), also where there is no tissue.
 
     Args:
         path: the slide.
@@ -75,6 +84,7 @@ def tile_slide(
         mpp_source: whose word ``mpp_override`` is.
         threads: blocks of patches worked on at a time; the store does not depend on it.
         coords: a CLAM or TRIDENT file with the patches to cut; None: those with enough tissue.
+        mask_path: the user's mask of this slide; None: the segmenter draws it.
 
     Returns:
         ``done`` or ``no_tissue``; anything else is an error.
@@ -83,6 +93,8 @@ def tile_slide(
         SlideError: the slide cannot be opened, has no plausible mpp, is coarser than asked, has
             too many unreadable patches, or changed while it was read.
         CoordsError: ``coords`` cannot be read, or does not fit the slide or what is asked.
+        MaskError: the user's mask cannot be used.
+        ConfigError: the user's segmenter cannot be used.
         StoreError: the store cannot be written.
     """
     given = None if coords is None else read_coords(coords)
@@ -91,7 +103,8 @@ def tile_slide(
     with open_slide(
         path, slide_id=slide_id, mpp_override=mpp_override, mpp_source=mpp_source
     ) as slide:
-        survey = survey_slide(slide, config, given)
+        survey = survey_slide(slide, config, given, mask_path)
+        review = (store_path.parent, slide_id, survey.overview, survey.mask, slide.bounds)
         main = survey.scales[0]
         notes = []
         if len(main.grid):
@@ -106,7 +119,7 @@ def tile_slide(
             ) as writer:
                 for scale in survey.scales:
                     if not len(scale.grid):
-                        notes.append(_at(scale, config, scale.why_empty(survey.mask, given)))
+                        notes.append(_at(scale, config, scale.why_empty(survey.mask, given, 0)))
                         continue
                     if scale is not main:
                         info = _info(source, digest, config, given, survey, scale)
@@ -116,10 +129,12 @@ def tile_slide(
                         lost = f"{unreadable} of {len(scale.grid)} patches unreadable"
                         notes.append(_at(scale, config, lost))
                 source.check_unchanged()
+                write_review(*review)
                 writer.commit()
         else:
             source.check_unchanged()
-            notes = [main.why_empty(survey.mask, given)]
+            write_review(*review)
+            notes = [main.why_empty(survey.mask, given, survey.qc.left_out)]
         assert slide.mpp is not None, "a slide without mpp cannot be planned"
         return TileResult(
             slide_id=slide_id,
@@ -129,6 +144,8 @@ def tile_slide(
             mpp=slide.mpp.mean,
             mpp_source=slide.mpp.source,
             source_sha256=digest,
+            mask=survey.mask.method,
+            qc=survey.qc,
         )
 
 
@@ -163,6 +180,8 @@ def _info(
         wsi_hr_version=__version__,
         coords_sha256="" if given is None else given.sha256,
         colour=survey.colour.record,
+        mask_sha256=survey.mask_sha256,
+        qc=survey.qc,
     )
 
 

@@ -1,0 +1,97 @@
+"""What a person looks at to judge a mask: a small picture of it, and outlines to correct."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from wsi_hr.errors import StoreError
+from wsi_hr.geometry import Bounds, MaskCode, Mpp, QcSummary, TissueMask, UInt8Array
+from wsi_hr.runtime import atomic_path, write_text_atomic
+from wsi_hr.tiling.mask_files import MASK_COLORS, is_edited, mask_geojson
+from wsi_hr.tiling.overview import Overview
+from wsi_hr.tiling.regions import eroded
+
+logger = logging.getLogger(__name__)
+
+PICTURES, OUTLINES = "qc", "masks"
+"""Folders beside the stores."""
+
+PICTURE_PX = 320
+"""Longest edge of the picture."""
+
+_TINT = 0.55
+
+
+def summarise(mask: TissueMask, mpp: Mpp, left_out: int) -> QcSummary:
+    """How much of what a mask shows.
+
+    Args:
+        mask: tissue and artifacts.
+        mpp: um per level-0 px.
+        left_out: patches that artifacts cost.
+    """
+    counts = np.bincount(mask.codes.ravel(), minlength=len(MaskCode))
+    shown = max(1, int(counts[MaskCode.TISSUE :].sum()))
+    px_mm2 = mask.downsample.x * mpp.x * mask.downsample.y * mpp.y / 1e6
+    return QcSummary(
+        tissue_mm2=float(counts[MaskCode.TISSUE] * px_mm2),
+        pen=float(counts[MaskCode.PEN] / shown),
+        blur=float(counts[MaskCode.BLUR] / shown),
+        fold=float(counts[MaskCode.FOLD] / shown),
+        bubble=float(counts[MaskCode.BUBBLE] / shown),
+        left_out=left_out,
+    )
+
+
+def write_review(
+    folder: Path, slide_id: str, overview: Overview, mask: TissueMask, bounds: Bounds
+) -> None:
+    """Write ``qc/<slide_id>.png`` and ``masks/<slide_id>.geojson`` into a folder of stores.
+
+    Outlines that somebody has corrected are left as they are.
+
+    Raises:
+        StoreError: the disk does not take it.
+    """
+    picture = folder / PICTURES / f"{slide_id}.png"
+    outlines = folder / OUTLINES / f"{slide_id}.geojson"
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        outlines.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(picture) as temporary:
+            Image.fromarray(draw_mask(overview.rgb, mask)).save(temporary, format="PNG")
+        if is_edited(outlines):
+            logger.warning(
+                "%s: was edited, so it is left as it is; give it back in a folder of its own, by "
+                "--masks",
+                outlines,
+            )
+        else:
+            write_text_atomic(outlines, mask_geojson(mask, slide_id, bounds))
+    except OSError as cause:
+        raise StoreError(
+            f"{folder}: cannot be written ({cause.strerror}); see that the output folder has space "
+            "and may be written, then run again"
+        ) from cause
+
+
+def draw_mask(rgb: UInt8Array, mask: TissueMask) -> UInt8Array:
+    """The overview u8[H, W, 3], small, with tissue outlined and artifacts tinted."""
+    height, width = rgb.shape[:2]
+    scale = min(1.0, PICTURE_PX / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = np.array(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+    codes = np.asarray(cv2.resize(mask.codes, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+    for code, color in MASK_COLORS.items():
+        inside = codes == code
+        if code == MaskCode.TISSUE:
+            small[inside & ~eroded(inside, np.ones((3, 3), np.uint8))] = color
+        else:
+            tinted = (1 - _TINT) * small[inside] + _TINT * np.array(color)
+            small[inside] = tinted.astype(np.uint8)
+    return small
