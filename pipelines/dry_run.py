@@ -6,7 +6,7 @@ Every slide is opened, its mask drawn and its grid planned; a few places of it a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -99,8 +99,8 @@ def dry_run(
     where = where_to_work(workers, scheduler)
     records = require_slides(inputs)
     require_coords(coords, config)
-    mask_paths = masks_of(records, masks, store)
     load_segmenter(config.segmenter)
+    mask_paths = masks_of(records, masks, store)
     with run_lock(store), terminated_like_interrupted():
         require_same_settings(store, config)
         rows: dict[str, dict[str, str]] = {}
@@ -110,12 +110,11 @@ def dry_run(
                 rows[record.slide_id] = _plan_row(unusable_row(record))
                 continue
             try:
-                job = tile_job(record, store, config, mpp_override, coords)
+                job = tile_job(record, store, config, mpp_override, coords, mask_paths)
             except CoordsError as error:
                 row = status_row(record.slide_id, record.path, "failed", str(error))
                 rows[record.slide_id] = _plan_row(row)
                 continue
-            job = replace(job, mask_path=mask_paths.get(record.slide_id))
             if stands_already(job):
                 rows[record.slide_id] = _plan_row(
                     status_row(record.slide_id, record.path, "done", "its store is there already")

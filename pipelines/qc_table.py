@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsi_hr.cohort.table import read_table, write_table
 from wsi_hr.errors import LabelError
-from wsi_hr.geometry import QcSummary
+from wsi_hr.geometry import ARTIFACTS, QcSummary
 from wsi_hr.store.patch_store import STORE_SUFFIX, is_complete
 
 QC_FILE = "qc.csv"
@@ -25,47 +25,48 @@ QC_COLUMNS = (
 )
 
 
-def qc_row(status: Mapping[str, str], mask: str, qc: QcSummary | None) -> dict[str, str]:
-    """One row, as text; without numbers where the slide did not come so far.
+def write_qc(
+    store: Path,
+    statuses: Sequence[Mapping[str, str]],
+    found: Mapping[str, tuple[str, QcSummary | None]],
+) -> list[dict[str, str]]:
+    """Write ``qc.csv``: a row per row of ``status.csv``, then those of earlier slides.
 
     Args:
-        status: the slide's row of ``status.csv``.
-        mask: what drew the mask.
-        qc: what was found; None: the slide failed.
-    """
-    row: dict[str, str] = dict.fromkeys(QC_COLUMNS, "")
-    row |= {key: status[key] for key in ("slide_id", "status", "num_patches")}
-    if qc is None:
-        return row
-    parts = {key: f"{getattr(qc, key):.4f}" for key in ("pen", "blur", "fold", "bubble")}
-    return (
-        row
-        | parts
-        | {
-            "mask": mask,
-            "tissue_mm2": f"{qc.tissue_mm2:.2f}",
-            "left_out": str(qc.left_out),
-        }
-    )
-
-
-def write_qc(store: Path, rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Write ``qc.csv``: these rows, then those of earlier slides whose store is there.
+        store: folder of the stores.
+        statuses: rows of ``status.csv``, of this run.
+        found: what drew the mask and what it shows, by slide; a slide that failed has neither.
 
     Returns:
-        All rows of the file.
+        All rows of the file; an earlier slide's is kept as long as its store is there.
     """
+    rows = [_row(status, *found.get(status["slide_id"], ("", None))) for status in statuses]
     known = {row["slide_id"] for row in rows}
-    try:
-        earlier = read_table(store / QC_FILE)
-        usable = earlier.rows if set(QC_COLUMNS) <= set(earlier.columns) else []
-    except (LabelError, OSError):
-        usable = []
     others = [
-        {key: row[key] for key in QC_COLUMNS}
-        for row in usable
+        row
+        for row in _read(store / QC_FILE)
         if row["slide_id"] not in known and is_complete(store / f"{row['slide_id']}{STORE_SUFFIX}")
     ]
-    everything = [*map(dict, rows), *others]
+    everything = [*rows, *others]
     write_table(store / QC_FILE, QC_COLUMNS, everything)
     return everything
+
+
+def _row(status: Mapping[str, str], mask: str, qc: QcSummary | None) -> dict[str, str]:
+    row: dict[str, str] = dict.fromkeys(QC_COLUMNS, "")
+    row |= {key: status[key] for key in ("slide_id", "status", "num_patches")}
+    if qc is not None:
+        row |= {key: f"{getattr(qc, key):.4f}" for key in ARTIFACTS}
+        row |= {"mask": mask, "tissue_mm2": f"{qc.tissue_mm2:.2f}", "left_out": str(qc.left_out)}
+    return row
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    """The rows an earlier run left; none where there is no usable table."""
+    try:
+        table = read_table(path)
+    except (LabelError, OSError):
+        return []
+    if not set(QC_COLUMNS) <= set(table.columns):
+        return []
+    return [{key: row[key] for key in QC_COLUMNS} for row in table.rows]

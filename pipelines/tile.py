@@ -20,7 +20,7 @@ from pipelines.disk import require_room
 from pipelines.lock import run_lock
 from pipelines.mask_folder import masks_of
 from pipelines.progress import slide_bar
-from pipelines.qc_table import qc_row, write_qc
+from pipelines.qc_table import write_qc
 from pipelines.record import RunRecord
 from pipelines.replacement import bring_back, drop_outdated, outdated_path, sweep_attempts
 from pipelines.status import STATUS_COLUMNS, STATUS_FILE, StatusTable, printable, status_row
@@ -93,8 +93,8 @@ def tile_stage(
     where = where_to_work(workers, scheduler)
     records = require_slides(inputs)
     require_coords(coords, config)
-    mask_paths = masks_of(records, masks, store)
     load_segmenter(config.segmenter)
+    mask_paths = masks_of(records, masks, store)
     with run_lock(store), terminated_like_interrupted():
         _settle_config(store, config)
         sweep_attempts(store)
@@ -107,11 +107,10 @@ def tile_stage(
                 table.put(unusable_row(record))
                 continue
             try:
-                job = tile_job(record, store, config, mpp_override, coords)
+                job = tile_job(record, store, config, mpp_override, coords, mask_paths)
             except CoordsError as error:
                 table.put(status_row(record.slide_id, record.path, "failed", str(error)))
                 continue
-            job = replace(job, mask_path=mask_paths.get(record.slide_id))
             kept = _finished_store(job)
             if kept is None:
                 jobs.append(job)
@@ -131,9 +130,7 @@ def tile_stage(
         finally:
             table.write()
             sweep_attempts(store)
-            qc_rows = write_qc(
-                store, [qc_row(row, *qc_of.get(row["slide_id"], ("", None))) for row in table.rows]
-            )
+            qc_rows = write_qc(store, table.rows, qc_of)
         if jobs or not (store / SHEET).exists():
             write_contact_sheets(store, qc_rows)
         _warn_of_copies(digests)
@@ -208,17 +205,22 @@ def tile_job(
     config: TileConfig,
     mpp_override: float | None,
     coords: Path | None,
+    masks: Mapping[str, Path],
 ) -> TileJob:
     """What is to be done for a slide; the arguments are those of :func:`tile_stage`.
+
+    ``masks`` are the users' masks by slide.
 
     Raises:
         CoordsError: ``coords`` has no file for the slide, or several.
     """
     path = store / f"{record.slide_id}{STORE_SUFFIX}"
     given = None if coords is None else find_coords(coords, record.slide_id)
+    mpp, source = mpp_override, OVERRIDE_SOURCE
     if record.mpp is not None:
-        return TileJob(record, path, config, record.mpp, MANIFEST_SOURCE, coords=given)
-    return TileJob(record, path, config, mpp_override, OVERRIDE_SOURCE, coords=given)
+        mpp, source = record.mpp, MANIFEST_SOURCE
+    mask_path = masks.get(record.slide_id)
+    return TileJob(record, path, config, mpp, source, coords=given, mask_path=mask_path)
 
 
 def _finished_store(job: TileJob) -> PatchStore | None:

@@ -20,6 +20,7 @@ from wsi_hr.errors import WsiHrError
 from wsi_hr.geometry import QcSummary
 from wsi_hr.slides.isolate import run_isolated
 from wsi_hr.slides.source import Source
+from wsi_hr.tiling.review import publish_review
 from wsi_hr.tiling.tile import TileResult, tile_slide
 
 logger = logging.getLogger(__name__)
@@ -151,6 +152,7 @@ def _tile_apart(job: TileJob, context: TaskContext) -> TileResult:
         )
         if context.cancelled():
             raise CancelledError
+        publish_review(written.parent, job.store_path.parent, job.record.slide_id)
         if result.status == "done":
             publish(written, job.store_path)
     drop_outdated(job.store_path)

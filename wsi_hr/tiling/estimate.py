@@ -67,10 +67,12 @@ def estimate_slide(
         mpp_source: whose word ``mpp_override`` is.
         threads: blocks of patches worked on at a time.
         coords: a CLAM or TRIDENT file with the patches to cut; None: those with enough tissue.
-        mask_path: the user's mask; None: the segmenter draws it.
+        mask_path: the user's mask of this slide; None: the segmenter draws it.
 
     Raises:
+        ConfigError: likewise.
         CoordsError: as :func:`wsi_hr.tiling.tile.tile_slide`.
+        MaskError: likewise.
         SlideError: likewise, as far as that shows before the patches are read.
     """
     begun = time.monotonic()
@@ -78,8 +80,9 @@ def estimate_slide(
     with open_slide(
         path, slide_id=slide_id, mpp_override=mpp_override, mpp_source=mpp_source
     ) as slide:
-        given = None if coords is None else read_coords(coords)
-        survey = survey_slide(slide, config, given, mask_path)
+        survey = survey_slide(
+            slide, config, None if coords is None else read_coords(coords), mask_path
+        )
         assert slide.mpp is not None, "a slide without mpp cannot be planned"
         scales = [scale for scale in survey.scales if len(scale.grid)]
         num_patches, num_bytes = len(survey.scales[0].grid), 0
@@ -113,7 +116,7 @@ def _of_patches(scale: Scale, threads: int) -> tuple[int, float]:
     share = len(grid) / len(chosen)
     num_shards = -(-len(grid) // CHUNKS_PER_SHARD)
     overhead = _METADATA_BYTES + num_shards * (index_bytes(CHUNKS_PER_SHARD) + _LISTED_BYTES)
-    overhead += sum(map(_stored_bytes, (grid.coords, grid.cells, grid.tissue)))
+    overhead += sum(map(_stored_bytes, (grid.coords, grid.cells, grid.tissue, grid.artifact)))
     return round(num_bytes * share) + overhead, seconds * share
 
 

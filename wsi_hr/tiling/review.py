@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -53,26 +55,55 @@ def write_review(
 ) -> None:
     """Write ``qc/<slide_id>.png`` and ``masks/<slide_id>.geojson`` into a folder of stores.
 
-    Outlines that somebody has corrected are left as they are.
+    Raises:
+        StoreError: the disk does not take it.
+    """
+    with _mendable_errors(folder):
+        picture, outlines = _places(folder, slide_id)
+        with atomic_path(picture) as temporary:
+            Image.fromarray(draw_mask(overview.rgb, mask)).save(temporary, format="PNG")
+        if not _left_alone(outlines):
+            write_text_atomic(outlines, mask_geojson(mask, slide_id, bounds))
+
+
+def publish_review(written: Path, folder: Path, slide_id: str) -> None:
+    """Move what :func:`write_review` wrote into one folder to another.
+
+    Outlines that somebody has corrected there are left as they are.
 
     Raises:
         StoreError: the disk does not take it.
     """
-    picture = folder / PICTURES / f"{slide_id}.png"
-    outlines = folder / OUTLINES / f"{slide_id}.geojson"
+    with _mendable_errors(folder):
+        for source, place in zip(
+            _places(written, slide_id), _places(folder, slide_id), strict=True
+        ):
+            if source.suffix != ".geojson" or not _left_alone(place):
+                source.replace(place)
+
+
+def _places(folder: Path, slide_id: str) -> tuple[Path, Path]:
+    """Where picture and outlines go; their folders are made."""
+    for name in (PICTURES, OUTLINES):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    return folder / PICTURES / f"{slide_id}.png", folder / OUTLINES / f"{slide_id}.geojson"
+
+
+def _left_alone(outlines: Path) -> bool:
+    if not is_edited(outlines):
+        return False
+    logger.warning(
+        "%s: was edited, so it is left as it is; to use it, give it in a folder of its own by "
+        "--masks",
+        outlines,
+    )
+    return True
+
+
+@contextmanager
+def _mendable_errors(folder: Path) -> Iterator[None]:
     try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        outlines.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(picture) as temporary:
-            Image.fromarray(draw_mask(overview.rgb, mask)).save(temporary, format="PNG")
-        if is_edited(outlines):
-            logger.warning(
-                "%s: was edited, so it is left as it is; give it back in a folder of its own, by "
-                "--masks",
-                outlines,
-            )
-        else:
-            write_text_atomic(outlines, mask_geojson(mask, slide_id, bounds))
+        yield
     except OSError as cause:
         raise StoreError(
             f"{folder}: cannot be written ({cause.strerror}); see that the output folder has space "

@@ -104,36 +104,13 @@ def tile_slide(
         path, slide_id=slide_id, mpp_override=mpp_override, mpp_source=mpp_source
     ) as slide:
         survey = survey_slide(slide, config, given, mask_path)
-        review = (store_path.parent, slide_id, survey.overview, survey.mask, slide.bounds)
         main = survey.scales[0]
-        notes = []
+        origin = Origin(source, digest, config, given)
         if len(main.grid):
-            info = _info(source, digest, config, given, survey, main)
-            notes = info.colour_notes
-            with PatchStoreWriter(
-                store_path,
-                info,
-                main.grid,
-                survey.mask,
-                _thumbnail(slide, survey.overview),
-            ) as writer:
-                for scale in survey.scales:
-                    if not len(scale.grid):
-                        notes.append(_at(scale, config, scale.why_empty(survey.mask, given, 0)))
-                        continue
-                    if scale is not main:
-                        info = _info(source, digest, config, given, survey, scale)
-                        writer.next_scale(info, scale.grid)
-                    unreadable = _write_patches(scale, writer, threads)
-                    if unreadable:
-                        lost = f"{unreadable} of {len(scale.grid)} patches unreadable"
-                        notes.append(_at(scale, config, lost))
-                source.check_unchanged()
-                write_review(*review)
-                writer.commit()
+            notes = write_store(store_path, origin, survey, threads)
         else:
             source.check_unchanged()
-            write_review(*review)
+            write_review(store_path.parent, slide_id, survey.overview, survey.mask, slide.bounds)
             notes = [main.why_empty(survey.mask, given, survey.qc.left_out)]
         assert slide.mpp is not None, "a slide without mpp cannot be planned"
         return TileResult(
@@ -149,22 +126,71 @@ def tile_slide(
         )
 
 
-def _info(
-    source: Source,
-    digest: str,
-    config: TileConfig,
-    given: GivenCoords | None,
-    survey: Survey,
-    scale: Scale,
-) -> StoreInfo:
+@dataclass(frozen=True)
+class Origin:
+    """What a store is made from.
+
+    Attributes:
+        source: the slide's files.
+        sha256: of their bytes.
+        config: what is asked.
+        given: the patches to cut, where somebody else chose them.
+    """
+
+    source: Source
+    sha256: str
+    config: TileConfig
+    given: GivenCoords | None
+
+
+def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) -> list[str]:
+    """Write the patches of a slide that was looked over, at all its scales.
+
+    Args:
+        store_path: where the store appears, whole or not at all; what is for people to look at
+            appears in folders beside it.
+        origin: what it is made from.
+        survey: with patches at the main mpp.
+        threads: blocks of patches worked on at a time.
+
+    Returns:
+        What did not go as it should, a clause each.
+
+    Raises:
+        SlideError: too many patches are unreadable, or the slide changed while it was read.
+        StoreError: the store cannot be written.
+    """
+    main, config = survey.scales[0], origin.config
+    slide, info = main.slide, _info(origin, survey, main)
+    notes = info.colour_notes
+    thumbnail = _thumbnail(slide, survey.overview)
+    with PatchStoreWriter(store_path, info, main.grid, survey.mask, thumbnail) as writer:
+        for scale in survey.scales:
+            if not len(scale.grid):
+                notes.append(_at(scale, config, scale.why_empty(survey.mask, origin.given, 0)))
+                continue
+            if scale is not main:
+                writer.next_scale(_info(origin, survey, scale), scale.grid)
+            unreadable = _write_patches(scale, writer, threads)
+            if unreadable:
+                lost = f"{unreadable} of {len(scale.grid)} patches unreadable"
+                notes.append(_at(scale, config, lost))
+        origin.source.check_unchanged()
+        write_review(store_path.parent, slide.slide_id, survey.overview, survey.mask, slide.bounds)
+        writer.commit()
+    return notes
+
+
+def _info(origin: Origin, survey: Survey, scale: Scale) -> StoreInfo:
     """What the store says of itself at one scale."""
+    source, given = origin.source, origin.given
     slide = scale.slide
     assert slide.mpp is not None, "a slide without mpp cannot be planned"
     return StoreInfo(
         slide_id=slide.slide_id,
         source_name=os.fsencode(slide.path.name).decode("utf-8", "backslashreplace"),
         source_size=source.size,
-        source_sha256=digest,
+        source_sha256=origin.sha256,
         source_edges_sha256=source.edges_sha256(),
         mpp=slide.mpp,
         level0_size=slide.level_dimensions[0],
@@ -174,7 +200,7 @@ def _info(
         mode=scale.mode,
         plan=scale.plan,
         tile=scale.config,
-        asked=config,
+        asked=origin.config,
         segmenter=survey.mask.method,
         mask_downsample=survey.mask.downsample,
         wsi_hr_version=__version__,
