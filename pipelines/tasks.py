@@ -5,12 +5,14 @@ What travels is a few lines of text a task; pixels never do.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.cluster import Shared, Ticket, Where, asked_workers, issue, misfit, open_client
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 J = TypeVar("J")
 R = TypeVar("R")
 OnProgress = Callable[[str, int, int], None]
+
+logger = logging.getLogger(__name__)
 
 _ALONE_S = 600.0  # so long a run waits for workers after the last one left
 _STOPPED_WITHIN_S = 15.0
@@ -113,11 +117,13 @@ def run_tasks(
             _interrupted.set()
             if where.scheduler is None:
                 stop_isolated()
-            client.cancel(futures)
-            _await_stop(client, run)
+            with _perhaps_gone():
+                client.cancel(futures)
+                _await_stop(client, run)
             raise
         finally:
-            client.unsubscribe_topic(run)
+            with _perhaps_gone():
+                client.unsubscribe_topic(run)
 
 
 def _run_task(job: J, task: Callable[[J, TaskContext], R], run: str, ticket: Ticket | None) -> R:
@@ -152,7 +158,7 @@ def _finished(client: Client, futures: Any, where: Where) -> Iterator[Future]:
             worked = time.monotonic()
             continue
         time.sleep(_POLL_S)
-        if client.scheduler_info(n_workers=1)["workers"]:
+        if client.scheduler_info(n_workers=1).get("workers"):
             worked = time.monotonic()
         elif time.monotonic() - worked > _ALONE_S:
             raise ConnectionError(
@@ -177,6 +183,17 @@ def _result(future: Future, job: J, lost: Callable[[J, str], R], where: Where) -
         raise ConnectionError(
             f"{where.scheduler}: the dask scheduler ended, or was restarted"
         ) from cause
+
+
+@contextmanager
+def _perhaps_gone() -> Iterator[None]:
+    """Let go of a cluster that may be gone: then there is nothing to let go of."""
+    from distributed.client import ClosedClientError
+
+    try:
+        yield
+    except (OSError, ClosedClientError) as error:  # a comm that is closed is an OSError
+        logger.info("the dask cluster does not answer any more (%s)", error)
 
 
 def _await_stop(client: Client, run: str) -> None:
