@@ -21,6 +21,9 @@ _MARK = "WSI_HR_FAULTS"
 _MAIN = "from pipelines.cli import main; main()"
 _TIMES = frozenset({"run.json"})  # hold the time of the run
 
+OF_ALL_SLIDES = frozenset({"status.csv", "qc.csv", "contact_sheet.png"})
+"""Files of a folder of stores that tell of every slide, also of one that failed."""
+
 
 @dataclass
 class Report:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.anatomy import Anatomy, dissect
-from benchmarks.command_runs import Bench, Report, read_rows
+from benchmarks.command_runs import OF_ALL_SLIDES, Bench, Report, read_rows
 from benchmarks.mutations import mutate
 from benchmarks.victims import VICTIMS
 from wsi_hr.config import TileConfig
@@ -223,7 +223,7 @@ def judge(
         elif path.exists():
             problems.append(f"is {state} and has a store")
         found[mutant.slide_id] = (state, problems)
-    expected = {f"{slide_id}.zarr" for slide_id in rows} | {"status.csv", "tile.json", "run.json"}
+    expected = {f"{slide_id}.zarr" for slide_id in rows} | OF_ALL_SLIDES | {"tile.json", "run.json"}
     strays = sorted({path.name for path in store.iterdir()} - expected)
     if strays or strange:
         found[mutants[-1].slide_id][1].append(

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.command_runs import Bench, Report, differences, kill_group, read_rows, tree
+from benchmarks.command_runs import (
+    OF_ALL_SLIDES,
+    Bench,
+    Report,
+    differences,
+    kill_group,
+    read_rows,
+    tree,
+)
 from benchmarks.planted import POISON
 from benchmarks.victims import write_pink_slide
 from wsi_hr.geometry import Size
@@ -95,8 +103,7 @@ def poison(
     limits = ("--set", f"tile.deadline_s={_POISON_DEADLINE_S}", "--set", "tile.memory_gib=1")
     sound = Bench(folder / "sound")
     _run(sound, folder / "slides", folder / "wanted", *limits)
-    wanted = tree(folder / "wanted")
-    wanted.pop("status.csv")
+    wanted = _stores(folder / "wanted")
     write_pink_slide(folder / "slides/poison.svs", seed=seed + slides, size=size)
     report, reasons = Report(), {}
     begun = time.monotonic()
@@ -116,8 +123,7 @@ def poison(
             bench.end()
         rows = {row["slide_id"]: row for row in read_rows(store / "status.csv")}
         failed = sorted(name for name, row in rows.items() if row["status"] == "failed")
-        found = tree(store)
-        found.pop("status.csv", None)
+        found = _stores(store)
         if code != 1:
             report.violations.append(f"{kind}: exit code {code} instead of 1")
         if failed != ["poison"] or len(rows) != slides:
@@ -173,6 +179,11 @@ def _run(bench: Bench, slides: Path, store: Path, *more: object) -> None:
     code = bench.run("tile", slides, "-o", store, *_SETTINGS, *more, timeout_s=_LONGEST_RUN_S)
     if code != 0:
         raise RuntimeError(f"the undisturbed run ended with {code}; see {bench.folder / 'log.txt'}")
+
+
+def _stores(folder: Path) -> dict[str, str]:
+    """A tree without the files that tell of every slide."""
+    return {name: what for name, what in tree(folder).items() if name not in OF_ALL_SLIDES}
 
 
 def _wait(
