@@ -21,7 +21,7 @@ from wsi_hr.slides.mpp import MppClaim, judge_mpp, parse_number, resolution, sta
 from wsi_hr.slides.slide import Slide
 from wsi_hr.slides.thumbnail import draw_thumbnail
 from wsi_hr.slides.tiff import jpeg_tiles_of_size
-from wsi_hr.slides.tiff_page import why_too_large
+from wsi_hr.slides.tiff_page import why_too_large, why_too_long
 
 GENERIC_TIFF = "generic-tiff"
 """What OpenSlide calls a tiled TIFF of no vendor it knows; its mpp is only the TIFF's tags."""
@@ -89,10 +89,12 @@ class OpenSlideReader(Slide):
         self.objective_power = _objective_power(properties)
         claims = _claims(properties, self.vendor)
         self.mpp, self.mpp_problem = judge_mpp(claims, self.objective_power)
-        for tile_size in self.level_tile_sizes:
-            reason = tile_size and why_too_large(tile_size, _CHANNELS)
-            if reason:
-                raise SlideError(f"{path}: {reason}")
+        reasons = [why_too_long(self.level_dimensions[0])]
+        reasons += [
+            tile_size and why_too_large(tile_size, _CHANNELS) for tile_size in self.level_tile_sizes
+        ]
+        for reason in filter(None, reasons):
+            raise SlideError(f"{path}: {reason}")
 
     def read_region(self, xy0: Point, level: int, size: Size) -> tuple[UInt8Array, BoolArray]:
         """See :class:`Slide`."""

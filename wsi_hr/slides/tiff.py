@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import tifffile
@@ -47,12 +48,16 @@ class TiffReader(Slide):
         self._jpeg_tiles: dict[int, JpegTiles | None] = {}
         self._file = _opened(path)
         try:
-            base = _first_page(self._file, path)
-            ome = _judge(self._file, base, path)
-            self._levels = _levels(self._file, base, path)
+            with _damage_told(path):
+                self._describe(path)
         except BaseException:
             self._file.close()
             raise
+
+    def _describe(self, path: Path) -> None:
+        base = _first_page(self._file, path)
+        ome = _judge(self._file, base, path)
+        self._levels = _levels(self._file, base, path)
         self.vendor = "tiff" if ome is None else "ome-tiff"
         self.level_dimensions = tuple(level.size for level in self._levels)
         self.level_downsamples = downsamples_of(self.level_dimensions)
@@ -100,14 +105,14 @@ def judge_tiff(path: Path) -> bool:
     Raises:
         SlideError: its pixels could only be guessed at.
     """
-    with _opened(path) as file:
+    with _opened(path) as file, _damage_told(path):
         return _judge(file, _first_page(file, path), path) is not None
 
 
 def jpeg_tiles_of_size(path: Path, level_size: Size, tile_size: Size) -> JpegTiles | None:
     """The JPEG tiles of the first page of these sizes, px; None where there are none."""
     try:
-        with _opened(path) as file:
+        with _opened(path) as file, _damage_told(path):
             for page in _walk(file.pages, 0):
                 size = Size(page.imagewidth, page.imagelength)
                 tiles = Size(page.tilewidth, page.tilelength)
@@ -119,12 +124,29 @@ def jpeg_tiles_of_size(path: Path, level_size: Size, tile_size: Size) -> JpegTil
 
 
 def _jpeg_tiles(path: Path, page: tifffile.TiffPage) -> JpegTiles | None:
-    if not has_jpeg_tiles(page):
-        return None
     try:
-        return JpegTiles(path, page)
+        with _damage_told(path):
+            return JpegTiles(path, page) if has_jpeg_tiles(page) else None
     except SlideError:
-        return None
+        return None  # whoever opened the slide reads it all the same
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """Let whatever a damaged directory leads tifffile to end in one sentence.
+
+    Tags are read when they are first asked for, so that an offset or a type that makes no sense
+    shows late, as an error of any kind.
+    """
+    try:
+        yield
+    except (SlideError, MemoryError):
+        raise
+    except Exception as cause:
+        raise SlideError(
+            f"{path}: its directory of images is damaged ({cause}); copy the file again from its "
+            "source"
+        ) from cause
 
 
 def _opened(path: Path) -> tifffile.TiffFile:

@@ -18,6 +18,9 @@ from wsi_hr.slides.compositing import on_white
 MAX_SEGMENT_BYTES = 1 << 30
 """A tile or strip that decodes to more than this is refused: one slide may not fill the memory."""
 
+LARGEST_EDGE_PX = 4_000_000
+"""A meter of glass at 0.25 um/px; more is damage, and would be read until the deadline."""
+
 _CACHE_BYTES = 64 << 20
 _BAND_BYTES = 1 << 20  # uncompressed strips are read in bands of about this many bytes
 
@@ -232,6 +235,10 @@ def why_refused(page: tifffile.TiffPage) -> str | None:
     alpha = len(page.extrasamples) > 0 and page.extrasamples[0] in (1, 2)
     if page.imagewidth < 1 or page.imagelength < 1:
         return f"its image of {page.imagewidth} x {page.imagelength} px has no pixels"
+    if page.is_tiled and min(page.tilewidth, page.tilelength) < 1:
+        return f"its tiles of {page.tilewidth} x {page.tilelength} px have no pixels"
+    if max(page.imagewidth, page.imagelength) > LARGEST_EDGE_PX:
+        return why_too_long(Size(page.imagewidth, page.imagelength))
     if page.imagedepth != 1 or page.tiledepth > 1:
         return "it is a volume, not one plane"
     if colours is None:
@@ -257,6 +264,13 @@ def why_refused(page: tifffile.TiffPage) -> str | None:
     if page.compression not in tifffile.TIFF.DECOMPRESSORS and page.compression != _UNCOMPRESSED:
         return f"its compression {int(page.compression)} is unknown"
     return None
+
+
+def why_too_long(size: Size) -> str | None:
+    """Why a slide of that size cannot be one; None if it can."""
+    if max(size) <= LARGEST_EDGE_PX:
+        return None
+    return f"it declares {size.w} x {size.h} px, which no scanner makes; its header is damaged"
 
 
 def why_too_large(tile_size: Size, channels: int) -> str | None:
