@@ -131,7 +131,8 @@ def test_every_slide_has_its_row_and_its_pictures(stored):
         "0.0000", "0.0000", "0.0000", "0"
     )  # fmt: skip
     assert clean["mask"] == inked["mask"] == "saturation_otsu"
-    assert int(inked["left_out"]) == int(clean["num_patches"]) - int(inked["num_patches"]) > 0
+    lost = int(clean["num_patches"]) - int(inked["num_patches"])
+    assert 0 < lost <= int(inked["left_out"]) <= lost + 8, "the pen's rim on glass counts too"
     assert set(rows["broken"].values()) == {"broken", "failed", "0", ""}
     for name in ("clean", "inked", "blank"):
         with Image.open(stored / f"qc/{name}.png") as picture:
