@@ -119,6 +119,11 @@ def test_a_dark_nodule_is_no_fold():
     assert not (codes_of(doubled(rgb, nodule.astype(np.bool_))) > MaskCode.TISSUE).any()
 
 
+def test_dense_tissue_beside_pale_has_no_fold_at_the_border():
+    rgb = specimen(H_AND_E[0], H_AND_E[0], H_AND_E[3])
+    assert not (codes_of(rgb) > MaskCode.TISSUE).any()
+
+
 @pytest.mark.parametrize("gray", [90, 150, 200])
 def test_rims_of_bubbles_and_edges_of_the_coverslip(gray):
     rgb = specimen(H_AND_E[1])
