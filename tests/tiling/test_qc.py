@@ -120,7 +120,7 @@ def test_a_dark_nodule_is_no_fold():
 
 
 def test_dense_tissue_beside_pale_has_no_fold_at_the_border():
-    rgb = specimen(H_AND_E[0], H_AND_E[0], H_AND_E[3])
+    rgb = specimen(*3 * [H_AND_E[0]], H_AND_E[3])
     assert not (codes_of(rgb) > MaskCode.TISSUE).any()
 
 
