@@ -48,7 +48,7 @@ def require_room(jobs: Sequence[TileJob], workers: int) -> None:
     folder, tile = jobs[0].store_path.parent, jobs[0].config
     free = free_bytes(folder)
     overlap = max(1.0, tile.patch_size / tile.stride_px) ** 2
-    if free > sum(sizes) * _MOST_PER_BYTE * overlap:
+    if free > sum(sizes) * _MOST_PER_BYTE * overlap * len(tile.scales):
         return
     chosen = np.unique(np.linspace(0, len(jobs) - 1, _SLIDES_TRIED).round().astype(int))
     found = list(run_estimates([jobs[k] for k in chosen], Where(workers)))

@@ -83,9 +83,9 @@ class SlideTally:
     def finished(self, slide_id: str, num_patches: int) -> None:
         """A slide has ended, with so many patches."""
         with self._lock:
-            self._working.pop(slide_id, None)
+            _, reported = self._working.pop(slide_id, (0, 0))
             self._ended.add(slide_id)
-            self._patches += num_patches
+            self._patches += max(num_patches, reported)  # several mpp: the row counts the main one
             self.num_finished += 1
 
     @property

@@ -244,7 +244,8 @@ def test_a_slide_of_a_stopped_worker_is_done_by_another(
     busy.send_signal(signal.SIGCONT)
     (row,) = tile_stage([long_slide], store, CONFIG)
     assert row["status"] == "done"
-    assert [path.name for path in store.glob("*") if path.is_dir()] == ["long.zarr"]
+    assert [path.name for path in store.glob("*.zarr")] == ["long.zarr"]
+    assert not list(store.glob(".attempt-*"))
 
 
 def test_a_slide_that_no_worker_survives_fails_and_the_others_come_out(

@@ -311,6 +311,18 @@ def test_a_slide_reports_how_far_it_is(tmp_path):
     assert 0 < heard[0][1] < 800
 
 
+def test_the_reports_of_a_slide_of_several_mpp_never_fall_back(tmp_path):
+    slide = write_slide(tmp_path / "a.svs", 0, tiles=100)
+    heard: list[tuple[str, int, int]] = []
+    config = CONFIG.model_copy(update={"more_mpp": (1.0,)})
+    (tmp_path / "store").mkdir()
+    job = TileJob(SlideRecord("a", slide), tmp_path / "store/a.zarr", config, None, "manifest")
+    (outcome,) = run_jobs([job], Where(1), lambda *report: heard.append(report))
+    assert outcome.row["status"] == "done"
+    assert [done for _, done, _ in heard] == sorted(done for _, done, _ in heard)
+    assert {total for _, _, total in heard} == {800 + 200}
+
+
 @pytest.mark.parametrize("content", ["", "host elsewhere, pid 1\n"])
 def test_a_lock_left_by_a_killed_run_is_taken_over(tmp_path, content):
     (tmp_path / LOCK_FILE).write_text(content)

@@ -163,6 +163,7 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
     main, config = survey.scales[0], origin.config
     slide, info = main.slide, _info(origin, survey, main)
     notes = info.colour_notes
+    num_read, num_patches = 0, sum(len(scale.grid) for scale in survey.scales)
     thumbnail = _thumbnail(slide, survey.overview)
     with PatchStoreWriter(store_path, info, main.grid, survey.mask, thumbnail) as writer:
         for scale in survey.scales:
@@ -171,7 +172,8 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
                 continue
             if scale is not main:
                 writer.next_scale(_info(origin, survey, scale), scale.grid)
-            unreadable = _write_patches(scale, writer, threads)
+            unreadable = _write_patches(scale, writer, threads, num_read, num_patches)
+            num_read += len(scale.grid)
             if unreadable:
                 lost = f"{unreadable} of {len(scale.grid)} patches unreadable"
                 notes.append(_at(scale, config, lost))
@@ -216,8 +218,13 @@ def _at(scale: Scale, config: TileConfig, note: str) -> str:
     return note if len(config.scales) == 1 else f"at {scale.config.mpp:g} um/px {note}"
 
 
-def _write_patches(scale: Scale, writer: PatchStoreWriter, threads: int) -> int:
-    """Encode and write the patches of one scale; the number of unreadable ones."""
+def _write_patches(
+    scale: Scale, writer: PatchStoreWriter, threads: int, before: int, total: int
+) -> int:
+    """Encode and write the patches of one scale; the number of unreadable ones.
+
+    ``before`` of the ``total`` patches of all scales are written already.
+    """
     grid, config, path = scale.grid, scale.config, scale.slide.path
     num_read = unreadable = 0
     for chunks in encode_grid(grid, scale.encoder(), patch_px=config.patch_size, threads=threads):
@@ -230,7 +237,7 @@ def _write_patches(scale: Scale, writer: PatchStoreWriter, threads: int) -> int:
                 "damaged, copy it again from its source or raise tile.max_unreadable"
             )
         writer.write(chunks)
-        report_progress(num_read, len(grid))
+        report_progress(before + num_read, total)
     if unreadable:
         logger.warning("%s: %d of %d patches unreadable", path, unreadable, len(grid))
     return unreadable
