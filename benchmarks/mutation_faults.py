@@ -27,6 +27,7 @@ from wsi_hr.config import TileConfig
 from wsi_hr.errors import WsiHrError
 from wsi_hr.runtime import rng_for, sha256_file
 from wsi_hr.store.patch_store import PatchStore, verify_store
+from wsi_hr.tiling.review import OUTLINES, PICTURES
 from wsi_hr.tiling.tile import tile_slide
 
 BATCH = 200
@@ -223,7 +224,8 @@ def judge(
         elif path.exists():
             problems.append(f"is {state} and has a store")
         found[mutant.slide_id] = (state, problems)
-    expected = {f"{slide_id}.zarr" for slide_id in rows} | OF_ALL_SLIDES | {"tile.json", "run.json"}
+    expected = {f"{slide_id}.zarr" for slide_id in rows} | OF_ALL_SLIDES
+    expected |= {"tile.json", "run.json", PICTURES, OUTLINES}
     strays = sorted({path.name for path in store.iterdir()} - expected)
     if strays or strange:
         found[mutants[-1].slide_id][1].append(

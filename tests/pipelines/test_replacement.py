@@ -63,7 +63,8 @@ def test_a_kill_while_a_changed_slide_is_tiled_offers_no_outdated_store(tiled):
     write_slide(slide, 9)
     (row,) = tile_stage([slide], store, CONFIG)
     assert (row["status"], stored_slides(store)) == ("done", ["a"])
-    assert sorted(path.name for path in store.iterdir() if path.is_dir()) == ["a.zarr"]
+    assert not list(store.glob(".attempt-*"))
+    assert not (store / OUTDATED).exists()
 
 
 def test_a_crash_after_the_new_store_leaves_no_old_one_for_ever(tiled):
@@ -95,7 +96,8 @@ def test_a_second_attempt_that_ends_replaces_the_first(tiled):
         shutil.copytree(store / "a.zarr", written)
         publish(written, store / "a.zarr")
     assert PatchStore.open(store / "a.zarr").info == before
-    assert {path.name for path in store.iterdir() if path.is_dir()} == {"a.zarr"}
+    assert stored_slides(store) == ["a"]
+    assert not list(store.glob(".attempt-*"))
 
 
 def test_what_is_no_store_is_not_moved(tmp_path):
