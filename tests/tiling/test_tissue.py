@@ -220,4 +220,6 @@ def test_real_tissue_is_found(shared_data, name, least):
 @pytest.mark.data
 def test_real_fluorescence_is_not_stained_tissue(shared_data):
     with open_slide(shared_data / "slides/ndpi/test3-DAPI-2-(387).ndpi") as slide:
-        assert segment(read_overview(slide), DEFAULTS).mask.mean() < 0.01
+        found = segment(read_overview(slide), DEFAULTS, slide)
+    assert found.mask.mean() < 0.01
+    assert found.artifacts is None, "darkness is not ink"

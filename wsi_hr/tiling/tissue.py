@@ -122,7 +122,8 @@ def segment(overview: Overview, config: TileConfig, slide: Slide | None = None) 
         raw, overview.um, min_fragment_um2=config.min_fragment_um2, max_hole_um2=config.max_hole_um2
     )
     artifacts = None
-    if config.artifacts:
+    # of a picture in the dark all would be black ink
+    if config.artifacts and _lit(overview.rgb, overview.valid) is not None:
         artifacts = find_artifacts(overview, tissue, config.artifacts, slide)
         if artifacts.any():
             # what is left of tissue between strokes and rims is too small to be any
