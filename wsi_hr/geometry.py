@@ -7,7 +7,6 @@ Points are (x, y), sizes (w, h), arrays [row, col].
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple, Self
@@ -130,12 +129,10 @@ class ReadPlan:
             self.level_downsample.x * self.decode_scale, self.level_downsample.y * self.decode_scale
         )
 
-    def decoded_corner(self, xy0: Point) -> Point:
-        """The decoded px that begins at the level-0 px ``xy0``; corners of patches do on one."""
-        return Point(
-            math.floor(xy0.x / self.decoded_px0.x + 0.5),
-            math.floor(xy0.y / self.decoded_px0.y + 0.5),
-        )
+    def decoded_corners(self, coords: Int32Array) -> list[Point]:
+        """The decoded px that begin at level-0 px i32[N, 2]; corners of patches do on one."""
+        corners = np.floor(coords / np.array(self.decoded_px0) + 0.5).astype(np.int64)
+        return [Point(x, y) for x, y in corners.tolist()]
 
 
 class MaskCode(IntEnum):

@@ -74,6 +74,13 @@ def test_a_flat_picture_stays_as_it_is(value, fast):
     assert (reduce_picture(rgb, Pair(1.37, 3.01), Size(30, 15), fast=fast) == value).all()
 
 
+def test_a_factor_next_to_one_gives_the_size_that_was_asked():
+    asked = Pair(1.00005, 1.00005), Size(224, 200)
+    rgb = noise(*asked)
+    assert rgb.shape == (201, 225, 3)
+    assert np.array_equal(reduce_picture(rgb, *asked, fast=True), rgb[:200, :224])
+
+
 def test_scale_one_copies():
     rgb = noise(Pair(1, 1), Size(30, 20))
     assert np.array_equal(reduce_picture(rgb, Pair(1.0, 1.0), Size(30, 20), fast=True), rgb)

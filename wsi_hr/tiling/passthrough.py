@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from wsi_hr.errors import SlideError
-from wsi_hr.geometry import PatchGrid, Point, ReadPlan, Size, UInt8Array
+from wsi_hr.geometry import PatchGrid, ReadPlan, Size, UInt8Array
 from wsi_hr.slides.jpeg_tiles import JpegTiles, jpeg_header
 
 
@@ -39,8 +39,7 @@ class TileStreams:
     def read(self, grid: PatchGrid) -> Iterator[bytes | None]:
         """The streams of the patches of ``grid`` in its order; None where a tile is damaged."""
         edge = Size(*self._tiles.tile_size)
-        for xy0 in grid.coords.tolist():
-            corner = self._plan.decoded_corner(Point(*xy0))
+        for corner in self._plan.decoded_corners(grid.coords):
             try:
                 stream = self._tiles.stream(corner.x // edge.w, corner.y // edge.h)
                 self._prove(stream)

@@ -46,7 +46,9 @@ class SlidePatches:
         row are read together; where that fails, one by one, so that damage costs only the patches
         it touches.
         """
-        corners = [self._corner(xy0) for xy0 in grid.coords.tolist()]
+        factor = self._plan.decode_scale
+        decoded = self._plan.decoded_corners(grid.coords)
+        corners = [Point(corner.x * factor, corner.y * factor) for corner in decoded]
         for run in self._runs(grid, corners):
             members = corners[run.start : run.stop]
             try:
@@ -55,11 +57,6 @@ class SlidePatches:
                 logger.debug("%s: %s; reading patch by patch", self._slide.path, cause)
                 for corner in members:
                     yield self._read_single(corner)
-
-    def _corner(self, xy0: Sequence[int]) -> Point:
-        """The px of the level at which a patch begins."""
-        decoded, factor = self._plan.decoded_corner(Point(*xy0)), self._plan.decode_scale
-        return Point(decoded.x * factor, decoded.y * factor)
 
     def _runs(self, grid: PatchGrid, corners: Sequence[Point]) -> Iterator[range]:
         """Consecutive patches that lie side by side in one row and fit one read."""

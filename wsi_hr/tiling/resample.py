@@ -35,12 +35,12 @@ def reduce_picture(rgb: UInt8Array, scale: Pair, size: Size, *, fast: bool) -> U
     Returns:
         u8[size.h, size.w, 3], contiguous.
     """
+    if max(scale) < _COPIED_BELOW:
+        return np.ascontiguousarray(rgb[: size.h, : size.w])
     need = covering(scale, size)
     assert need.w <= rgb.shape[1], "the footprint lies inside the picture"
     assert need.h <= rgb.shape[0], "the footprint lies inside the picture"
     source = rgb[: need.h, : need.w]
-    if max(scale) < _COPIED_BELOW:
-        return np.ascontiguousarray(source)
     if _rounded(need, scale) == need:
         source = _widened(source, scale)
     linear = fast and max(scale) < _LINEAR_BELOW

@@ -45,8 +45,7 @@ class TilePatches:
     def read(self, grid: PatchGrid) -> Iterator[UInt8Array | None]:
         """The patches of one block in its order, u8[P, P, 3] each; None where a tile is damaged."""
         for part in self._parts(grid):
-            for xy0 in grid.coords[part].tolist():
-                corner = self._plan.decoded_corner(Point(*xy0))
+            for corner in self._plan.decoded_corners(grid.coords[part]):
                 self._forget_above(corner.y // self._tile.h)
                 yield self._read(corner)
             self._forget_above(self._tiles.grid_size.h)
