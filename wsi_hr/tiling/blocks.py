@@ -17,7 +17,7 @@ from wsi_hr.tiling.plan import BLOCK_CELLS
 from wsi_hr.tiling.read import SlidePatches
 from wsi_hr.tiling.tile_pixels import TilePatches
 
-_MOST_PATCH_BYTES = 256 << 20  # pixels of the patches of one task; as JPEGs a tenth of that
+_MOST_PATCH_BYTES = 64 << 20  # pixels of the patches of one task: a whole block of 256 px patches
 
 Chunk = bytes | None
 """What goes into the store for one patch; None: the slide does not give it."""
