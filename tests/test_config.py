@@ -11,14 +11,13 @@ from pydantic import BaseModel, ValidationError
 
 from wsi_hr.config import (
     Config,
-    DBPSConfig,
-    PatchGDConfig,
     TileConfig,
     dump_config,
     load_recipe,
     resolve_config,
 )
 from wsi_hr.errors import ConfigError
+from wsi_hr.method_config import DBPSConfig, PatchGDConfig
 
 
 def refusal(recipe: dict | None = None, options: dict | None = None, *assignments: str) -> str:

@@ -22,8 +22,9 @@ from pipelines.status import STATUS_COLUMNS
 from wsi_hr.cohort.label_entries import SPLIT_ALIASES
 from wsi_hr.cohort.manifest import PATH_ALIASES
 from wsi_hr.cohort.table import LABEL_ALIASES, MPP_ALIASES, PATIENT_ALIASES, SLIDE_ALIASES
-from wsi_hr.config import Config, DBPSConfig, PatchGDConfig
+from wsi_hr.config import Config
 from wsi_hr.errors import ConfigError
+from wsi_hr.method_config import METHOD_CONFIGS
 from wsi_hr.prediction.exports.tables import PATCH_COLUMNS
 from wsi_hr.prediction.heatmap import RESEARCH_USE
 from wsi_hr.slides.open import SLIDE_SUFFIXES
@@ -100,7 +101,7 @@ def problem_of(arguments: list[str]) -> str | None:
 def known_settings() -> set[str]:
     known = {"method.name"}
     for section, field in Config.model_fields.items():
-        models = (DBPSConfig, PatchGDConfig) if section == "method" else (field.annotation,)
+        models = METHOD_CONFIGS.values() if section == "method" else (field.annotation,)
         for model in models:
             known |= {f"{section}.{name}" for name in getattr(model, "model_fields", {})}
     return known
@@ -247,8 +248,10 @@ def test_the_first_commands_are_those_of_the_makefile() -> None:
         ("formats.md", PATCH_COLUMNS),
         ("formats.md", [field.name for field in fields(StoreInfo)]),
         ("formats.md", list(Config.model_fields)),
-        ("methods.md", [f"method.{name}" for name in DBPSConfig.model_fields if name != "name"]),
-        ("methods.md", [f"method.{name}" for name in PatchGDConfig.model_fields if name != "name"]),
+        *(
+            ("methods.md", [f"method.{name}" for name in model.model_fields if name != "name"])
+            for model in METHOD_CONFIGS.values()
+        ),
         ("quickstart.md", sorted(SLIDE_SUFFIXES)),
     ],
 )

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -22,18 +21,23 @@ from pydantic import (
 )
 
 from wsi_hr.errors import ConfigError
+from wsi_hr.frozen import Frozen
 from wsi_hr.geometry import ARTIFACTS, PatchSpec
+from wsi_hr.method_config import (
+    DEFAULT_METHOD,
+    METHOD_CONFIGS,
+    DBPSConfig,
+    EncoderConfig,
+    MethodConfig,
+)
+from wsi_hr.sampler_config import RandomDropConfig
 
 SEGMENTERS = ("saturation_otsu", "luminance", "entropy")
 Artifact = Literal["pen", "blur", "fold", "bubble"]
 _ENTRY = re.compile(r"\w+(\.\w+)*:\w+")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TileConfig(_Frozen):
+class TileConfig(Frozen):
     """Slides -> patch stores."""
 
     mpp: float = Field(0.5, gt=0, le=100, description="um per patch pixel")
@@ -132,76 +136,7 @@ class TileConfig(_Frozen):
         )
 
 
-class EncoderConfig(_Frozen):
-    """The network that embeds one patch."""
-
-    name: str = Field("resnet18", min_length=1, description="a timm model name")
-    weights: str = Field(
-        "none", description="none (from scratch), pretrained (timm's), or a local weights file"
-    )
-    freeze_bn: bool = Field(
-        False, description="keep batch norm on its running statistics while training"
-    )
-    chunk: int = Field(64, ge=1, description="patches embedded at a time without gradient")
-
-
-class RandomDropConfig(_Frozen):
-    """Keep a random part of the patches, anew every epoch; training only."""
-
-    name: Literal["random_drop"] = "random_drop"
-    drop: float = Field(0.2, ge=0, lt=1, description="fraction of patches left out per epoch")
-
-
-class DBPSConfig(_Frozen):
-    """Dual-buffer patch selection (METHODS: DBPS). ``num_sub_salient: 0`` is IPS."""
-
-    name: Literal["dbps"] = "dbps"
-    num_salient: int = Field(16, ge=1, description="M: patches trained with gradient")
-    num_sub_salient: int = Field(32, ge=0, description="S: patches seen without gradient")
-    scan_chunk: int = Field(32, ge=1, description="I: patches scored at a time")
-    score: Literal["paper", "global"] = Field(
-        "paper", description="paper: softmax over buffer + chunk; global: over all patches"
-    )
-    heads: int = Field(8, ge=1, description="attention heads; must divide the embedding width")
-    positions: bool = Field(False, description="add a sinusoidal code of the grid cell")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout in the attention block")
-    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of the MLP, in embedding widths")
-    explore: Literal["none", "random", "half_sampled"] = Field(
-        "random", description="how gradient patches are chosen in the first epochs"
-    )
-    explore_epochs: float = Field(0.4, ge=0, le=1, description="part of the epochs that explore")
-    explore_patches: int = Field(64, ge=1, description="gradient patches while explore is random")
-
-
-class PatchGDConfig(_Frozen):
-    """Patch gradient descent (METHODS: PatchGD)."""
-
-    name: Literal["patchgd"] = "patchgd"
-    head: Literal["attention", "cnn"] = Field(
-        "attention", description="the head that reads Z; both take any grid"
-    )
-    sample: float = Field(
-        0.5, gt=0, le=1, description="fraction of a slide's patches drawn per inner step (K / N)"
-    )
-    max_sampled: int = Field(256, ge=1, description="at most this many patches per inner step (K)")
-    coverage: float = Field(
-        1.0, gt=0, le=1, description="part of a slide visited with gradient per outer step"
-    )
-    accumulate: int | None = Field(
-        1, ge=1, description="epsilon: inner steps per optimiser step; null: all of them"
-    )
-    fill_mode: Literal["eval", "train"] = Field("eval", description="batch norm while Z is filled")
-    dropout: float = Field(0.2, ge=0, lt=1, description="dropout in the head")
-    num_salient: int = Field(16, ge=1, description="patches a prediction marks salient")
-    num_sub_salient: int = Field(32, ge=0, description="patches it marks sub-salient, after those")
-
-
-MethodConfig = Annotated[DBPSConfig | PatchGDConfig, Field(discriminator="name")]
-_METHODS = {"dbps": DBPSConfig, "patchgd": PatchGDConfig}
-_DEFAULT_METHOD = "dbps"
-
-
-class TrainConfig(_Frozen):
+class TrainConfig(Frozen):
     """The optimisation."""
 
     epochs: int = Field(50, ge=1, description="passes over the training slides")
@@ -216,7 +151,7 @@ class TrainConfig(_Frozen):
     threads: int | None = Field(None, ge=1, description="CPU threads of the arithmetic; null: all")
 
 
-class SplitConfig(_Frozen):
+class SplitConfig(Frozen):
     """How labelled slides are divided when the labels table does not say."""
 
     val: float = Field(0.15, ge=0, lt=1, description="fraction of patients for validation")
@@ -229,13 +164,13 @@ class SplitConfig(_Frozen):
         return self
 
 
-class PredictConfig(_Frozen):
+class PredictConfig(Frozen):
     """Predictions and pictures."""
 
     heatmap_px: int = Field(1600, ge=128, le=8192, description="longest edge of a heatmap PNG")
 
 
-class Config(_Frozen):
+class Config(Frozen):
     """A whole study."""
 
     seed: int = Field(0, ge=0, description="all randomness derives from it")
@@ -281,7 +216,7 @@ def resolve_config(
     for key, value in given:
         _assign(tree, key, value)
     if isinstance(tree.get("method"), dict):
-        tree["method"].setdefault("name", _DEFAULT_METHOD)
+        tree["method"].setdefault("name", DEFAULT_METHOD)
     try:
         return Config.model_validate(tree)
     except ValidationError as cause:
@@ -322,7 +257,7 @@ def _choose_method(tree: dict[str, Any], names: Sequence[Any]) -> None:
     settings = tree.get("method")
     if not (names and isinstance(settings, dict)):
         return
-    if settings.get("name", _DEFAULT_METHOD) != names[-1]:
+    if settings.get("name", DEFAULT_METHOD) != names[-1]:
         settings.clear()
 
 
@@ -369,7 +304,7 @@ def _place(location: Sequence[int | str]) -> tuple[str, str | None]:
 
 
 def _why_unknown(where: str, method: str | None) -> str:
-    for other, model in _METHODS.items():
+    for other, model in METHOD_CONFIGS.items():
         if method is not None and where.removeprefix("method.") in model.model_fields:
             return f"a setting of {other}, not of {method}"
     near = difflib.get_close_matches(where, _known_keys(), n=1, cutoff=0.5)
@@ -380,7 +315,7 @@ def _why_unknown(where: str, method: str | None) -> str:
 def _known_keys() -> list[str]:
     keys = [*Config.model_fields]
     for section, field in Config.model_fields.items():
-        models = _METHODS.values() if section == "method" else [field.annotation]
+        models = METHOD_CONFIGS.values() if section == "method" else [field.annotation]
         for model in models:
             if isinstance(model, type) and issubclass(model, BaseModel):
                 keys += [f"{section}.{name}" for name in model.model_fields]

@@ -11,7 +11,7 @@ import torch
 from helpers import Recorder, context, random_bag
 from torch import nn
 
-from wsi_hr.config import DBPSConfig, PatchGDConfig
+from wsi_hr.method_config import DBPSConfig, PatchGDConfig
 from wsi_hr.methods import METHODS, build_method
 from wsi_hr.methods.method import Method
 from wsi_hr.models.encoder import Encoder
@@ -97,7 +97,7 @@ import resource, sys
 import numpy as np, torch
 from torch import nn
 from wsi_hr.bags.bag import Bag
-from wsi_hr.config import DBPSConfig, PatchGDConfig
+from wsi_hr.method_config import DBPSConfig, PatchGDConfig
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import StepContext
 from wsi_hr.models.encoder import Encoder

@@ -10,8 +10,8 @@ import torch
 from helpers import Recorder, TableEncoder, context, numbered_bag, pixel_encoder, random_bag
 from torch import nn
 
-from wsi_hr.config import DBPSConfig
 from wsi_hr.errors import ConfigError
+from wsi_hr.method_config import DBPSConfig
 from wsi_hr.methods.dbps import DBPS
 from wsi_hr.methods.dual_buffer import score
 from wsi_hr.models.attention import DualAttention

@@ -9,7 +9,7 @@ from helpers import Recorder, context, pixel_encoder, random_bag
 from torch import nn
 
 from wsi_hr.bags.bag import Bag
-from wsi_hr.config import PatchGDConfig
+from wsi_hr.method_config import PatchGDConfig
 from wsi_hr.methods.patchgd import PatchGD
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.models.heads import HEADS, AttentionHead, CNNHead, grid_block

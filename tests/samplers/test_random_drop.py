@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_hr.config import RandomDropConfig
 from wsi_hr.geometry import PatchGrid
 from wsi_hr.runtime import rng_for
+from wsi_hr.sampler_config import RandomDropConfig
 from wsi_hr.samplers import build_sampler
 from wsi_hr.samplers.random_drop import RandomDrop
 from wsi_hr.testing.memory_patches import MemoryPatches

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from wsi_hr.config import DBPSConfig, MethodConfig, PatchGDConfig
+from wsi_hr.method_config import DBPSConfig, MethodConfig, PatchGDConfig
 from wsi_hr.methods.dbps import DBPS
 from wsi_hr.methods.method import Method
 from wsi_hr.methods.patchgd import PatchGD

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
-from wsi_hr.config import DBPSConfig
 from wsi_hr.geometry import Int64Array
+from wsi_hr.method_config import DBPSConfig
 from wsi_hr.methods.dual_buffer import (
     BufferScan,
     Candidates,

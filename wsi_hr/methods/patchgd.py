@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
-from wsi_hr.config import PatchGDConfig
 from wsi_hr.geometry import Int64Array
+from wsi_hr.method_config import PatchGDConfig
 from wsi_hr.methods.method import Method, StepContext, Update
 from wsi_hr.models.encoder import Encoder, embed_stream, frozen
 from wsi_hr.models.heads import HEADS, grid_block

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
-from wsi_hr.config import EncoderConfig
 from wsi_hr.errors import ConfigError
+from wsi_hr.method_config import EncoderConfig
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from wsi_hr.config import RandomDropConfig
+from wsi_hr.sampler_config import RandomDropConfig
 from wsi_hr.samplers.random_drop import RandomDrop
 from wsi_hr.samplers.selector import PatchSelector
 
