@@ -12,7 +12,8 @@ from wsi_hr.bags.bag import Bag
 from wsi_hr.method_config import PatchGDConfig
 from wsi_hr.methods.patchgd import PatchGD
 from wsi_hr.models.encoder import Encoder
-from wsi_hr.models.heads import HEADS, AttentionHead, CNNHead, grid_block
+from wsi_hr.models.heads.cnn import CNNHead
+from wsi_hr.models.z_block import ZBlock
 from wsi_hr.slide_prediction import Role
 from wsi_hr.testing.memory_patches import MemoryPatches
 
@@ -25,7 +26,8 @@ class SmoothHead(nn.Module):
         self.mix = nn.Conv2d(dim, 5, 3, padding=1)
         self.out = nn.Linear(5, 3)
 
-    def forward(self, z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, block: ZBlock) -> torch.Tensor:
+        z, mask = block.grid()
         x = torch.tanh(self.mix(z)) * mask[:, None]
         return self.out(x.sum((2, 3)) / mask.sum((1, 2), keepdim=True)[:, 0])
 
@@ -45,7 +47,7 @@ def whole_slide_gradient(method: PatchGD, bags: list[Bag]) -> dict[str, torch.Te
     cols = max(bag.grid.shape[1] for bag in bags)
     embedded = [method.encoder(bag.read(np.arange(len(bag)))) for bag in bags]
     cells = [torch.from_numpy(bag.grid.cells.astype(np.int64)) for bag in bags]
-    logits = method.head(*grid_block(embedded, cells, (rows, cols)))
+    logits = method.head(ZBlock.of(embedded, cells, (rows, cols)))
     labels = torch.tensor([bag.label for bag in bags])
     nn.functional.cross_entropy(logits, labels).backward()
     grads = {name: p.grad.clone() for name, p in method.named_parameters()}
@@ -125,7 +127,7 @@ def test_fresh_vectors_stay_in_z_for_later_inner_steps() -> None:
     """With an optimiser that really steps, the second inner step sees the first one's vectors."""
     method, bags = make(sample=0.5, accumulate=1), ragged_bags()
     seen: list[torch.Tensor] = []
-    method.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
+    method.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].grid()[0].detach()))
 
     class Descend(Recorder):
         def step(self) -> None:
@@ -145,32 +147,6 @@ def test_fresh_vectors_stay_in_z_for_later_inner_steps() -> None:
     assert all(moved)
 
 
-@pytest.mark.parametrize("name", list(HEADS))
-def test_heads_ignore_padding_and_holes(name: str) -> None:
-    torch.manual_seed(0)
-    head = HEADS[name](16, 3, dropout=0.1).eval()
-    z = torch.randn(1, 16, 5, 4)
-    mask = torch.rand(1, 5, 4) > 0.4
-    z = z * mask[:, None]
-    alone = head(z, mask)
-    wide = torch.zeros(2, 16, 9, 8)
-    wide[0, :, :5, :4] = z[0]
-    wide[1] = torch.randn(16, 9, 8)
-    wide_mask = torch.zeros(2, 9, 8, dtype=torch.bool)
-    wide_mask[0, :5, :4] = mask
-    wide_mask[1] = True
-    together = head(wide, wide_mask)
-    if isinstance(head, AttentionHead):
-        assert torch.allclose(together[0], alone[0], atol=1e-5)
-    else:  # a convolution sees the border of the grid; the padding itself must not leak in
-        assert isinstance(head, CNNHead)
-        wide[0, :, 5:] = 1e6
-        assert not torch.allclose(together[0], head(wide * 2, wide_mask)[0])
-    z.requires_grad_()
-    head(z, mask).sum().backward()
-    assert (z.grad.abs().sum(1)[~mask[0][None]] == 0).all() or name == "cnn"
-
-
 def test_the_patch_that_decides_is_the_salient_one() -> None:
     rng = np.random.default_rng(2)
     dull = rng.integers(100, 110, (30, 4, 4, 3), dtype=np.uint8)
@@ -179,7 +155,8 @@ def test_the_patch_that_decides_is_the_salient_one() -> None:
     encoder = Encoder(nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), dim=3, chunk=8)
 
     class MaxHead(nn.Module):
-        def forward(self, z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        def forward(self, block: ZBlock) -> torch.Tensor:
+            z, _ = block.grid()
             peak = z.flatten(2).max(2).values.mean(1)
             return torch.stack([peak, -peak], 1)
 
@@ -231,7 +208,8 @@ def test_the_papers_own_gradients_are_reproduced(shared_golden) -> None:
             )
             self.linear = nn.Linear(1024, 6)
 
-        def forward(self, z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        def forward(self, block: ZBlock) -> torch.Tensor:
+            z, mask = block.grid()
             assert mask.all()
             z = z.transpose(2, 3)  # the released grid is transposed, ours is [row, col]
             for layer in self.layers:

@@ -24,9 +24,10 @@ from wsi_hr.methods.dual_buffer import (
     select_global,
     split_buffers,
 )
-from wsi_hr.methods.method import Method, StepContext, Update, pad_ragged
+from wsi_hr.methods.method import Method, StepContext, Update
 from wsi_hr.models.attention import DualAttention, sinusoid
 from wsi_hr.models.encoder import Encoder, embed_stream, frozen
+from wsi_hr.models.z_block import pad_ragged
 from wsi_hr.slide_prediction import Role, SlidePrediction
 
 # Letters: B slides, N patches of a slide, M salient, S sub-salient, D embedding, C classes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
+from wsi_hr.geometry import Float32Array
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.slide_prediction import SlidePrediction
 
@@ -28,6 +29,31 @@ class Update(Protocol):
         ...
 
 
+class SlideMemory(Protocol):
+    """What an epoch leaves of a slide for the next one."""
+
+    def recall(self, slide_id: str) -> Float32Array | None:
+        """What the epoch before kept: f32[J, N] over all N patches of the slide's source.
+
+        NaN where it did not look; None where it kept nothing.
+        """
+        ...
+
+    def keep(self, slide_id: str, values_JN: Float32Array) -> None:
+        """Keep ``values`` for the next epoch."""
+        ...
+
+
+class NoMemory:
+    """A memory in which nothing stays: for those that nobody asks."""
+
+    def recall(self, slide_id: str) -> None:
+        """Nothing."""
+
+    def keep(self, slide_id: str, values_JN: Float32Array) -> None:
+        """Forget."""
+
+
 @dataclass(frozen=True)
 class StepContext:
     """Where training stands.
@@ -35,10 +61,12 @@ class StepContext:
     Attributes:
         progress: part of all epochs that is done, 0 to 1, constant during an epoch.
         rng: gives the generator of a slide for this epoch; equal in any process and on resume.
+        memory: what the epoch before left of a slide.
     """
 
     progress: float
     rng: Callable[[str], np.random.Generator]
+    memory: SlideMemory = field(default_factory=NoMemory)
 
 
 class Method(nn.Module, ABC):
@@ -90,11 +118,3 @@ class Method(nn.Module, ABC):
 def _label(bag: Bag) -> int:
     assert bag.label is not None, f"{bag.slide_id} is trained on without a label"
     return bag.label
-
-
-def pad_ragged(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Stack [K_b, D] of different K_b into [B, max K, D] and a mask [B, max K], True on real."""
-    padded = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-    lengths = torch.tensor([len(row) for row in rows], device=padded.device)
-    mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
-    return padded, mask

@@ -18,7 +18,8 @@ from wsi_hr.geometry import Int64Array
 from wsi_hr.method_config import PatchGDConfig
 from wsi_hr.methods.method import Method, StepContext, Update
 from wsi_hr.models.encoder import Encoder, embed_stream, frozen
-from wsi_hr.models.heads import HEADS, grid_block
+from wsi_hr.models.heads import HEADS
+from wsi_hr.models.z_block import ZBlock
 from wsi_hr.slide_prediction import Role, SlidePrediction
 
 # Letters: B slides, N patches of a slide, K patches with gradient in an inner step, D embedding,
@@ -150,7 +151,7 @@ class PatchGD(Method):
             torch.from_numpy(bag.grid.cells.astype(np.int64)).to(z_ND.device)
             for bag, z_ND in zip(bags, z_BND, strict=True)
         ]
-        return self.head(*grid_block(z_BND, cells, shape))
+        return self.head(ZBlock.of(z_BND, cells, shape))
 
 
 def _in_pieces(order: Int64Array, num_pieces: int) -> list[Int64Array]:

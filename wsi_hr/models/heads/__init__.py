@@ -1,0 +1,19 @@
+"""Heads that read Z and classify the slide, by the name that a config gives them.
+
+A head takes any grid with holes: ``forward(block: ZBlock) -> logits [B, C]``, and is made by
+``Head(dim, num_classes, dropout=...)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from wsi_hr.models.heads.attention import AttentionHead
+from wsi_hr.models.heads.cnn import CNNHead
+
+HEADS: dict[str, Callable[..., nn.Module]] = {
+    "attention": AttentionHead,
+    "cnn": CNNHead,
+}
