@@ -71,5 +71,7 @@ METHOD_CONFIGS: dict[str, type[DBPSConfig] | type[PatchGDConfig]] = {
     "patchgd": PatchGDConfig,
 }
 DEFAULT_METHOD = "dbps"
+GIVE_ATTENTION = ("dbps",)
+"""Methods that keep what they looked at for the next epoch, which some samplers ask for."""
 
 MethodConfig = Annotated[DBPSConfig | PatchGDConfig, Field(discriminator="name")]

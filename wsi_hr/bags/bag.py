@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, UInt8Array
+from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, Size, UInt8Array
 from wsi_hr.store.thread_pool import LazyThreadPool
 
 _CHUNKS_AHEAD = 2
@@ -37,6 +37,16 @@ class PatchSource(Protocol):
     @property
     def valid(self) -> BoolArray:
         """bool[N], False where there are no pixels."""
+        ...
+
+    @property
+    def thumbnail(self) -> UInt8Array:
+        """The whole slide, small: u8[h, w, 3]."""
+        ...
+
+    @property
+    def level0_size(self) -> Size:
+        """(w, h) of what the thumbnail shows, level-0 px."""
         ...
 
     def read(self, indices: Int64Array) -> UInt8Array:

@@ -17,10 +17,8 @@ from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.bag_set import BagSet
 from wsi_hr.config import Config
 from wsi_hr.errors import CheckpointError, TrainingError
-from wsi_hr.geometry import Int64Array
-from wsi_hr.methods.method import Method, StepContext
+from wsi_hr.methods.method import Method, NoMemory, SlideMemory, StepContext
 from wsi_hr.runtime import rng_for, seed_for, write_text_atomic
-from wsi_hr.samplers import build_sampler
 from wsi_hr.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -30,7 +28,9 @@ from wsi_hr.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from wsi_hr.training.epoch_memory import EpochMemory, forget
 from wsi_hr.training.metrics import slide_metrics
+from wsi_hr.training.sampling import Sampling
 from wsi_hr.training.update import AdamWUpdate
 
 BEST = "best.safetensors"
@@ -91,24 +91,38 @@ def fit(
         TrainingError: the loss is no longer a number, or the device's memory is too small.
         StoreError: a slide's store is damaged.
         CheckpointError: what a stopped run left is damaged or does not fit.
+        ConfigError: a sampler's network cannot be had.
     """
     update = AdamWUpdate(method, config.train)
+    sampling = Sampling(config.sampler, config.seed, method.encoder.device, run_dir)
     history: list[dict[str, float]] = []
     last = run_dir / LAST
     if last.exists():
         checkpoint = load_checkpoint(last)
         restore_model(method, checkpoint, last)
         restore_optimizer(update.optimizer, checkpoint)
+        sampling.restore(checkpoint)
         history = checkpoint.meta["history"]
         _complete(run_dir, model_tensors(method), checkpoint.meta)
         _require_best(run_dir, history)
         for row in history:
             on_epoch(row)
+    else:  # what a run that was stopped in its first epoch kept need not be of the same settings
+        _forget(run_dir, sampling)
     for epoch in range(len(history), config.train.epochs):
         torch.manual_seed(seed_for(config.seed, "torch", epoch))
         row = {
             "epoch": epoch,
-            "train_loss": _train_epoch(method, data, config, update, epoch, on_slides),
+            "train_loss": _train_epoch(
+                method,
+                data,
+                config,
+                update,
+                sampling,
+                _memory(config, run_dir, epoch),
+                epoch,
+                on_slides,
+            ),
         }
         row |= {f"val_{name}": value for name, value in evaluate(method, data, data.val).items()}
         _require_finite(method, epoch)
@@ -116,10 +130,24 @@ def fit(
         meta = {**facts, "epoch": epoch, "history": history}
         model = model_tensors(method)
         # first of all files: the others can be made from it, should the run be killed in between
-        save_checkpoint(last, Checkpoint(model | optimizer_tensors(update.optimizer), meta))
+        state = optimizer_tensors(update.optimizer) | sampling.tensors()
+        save_checkpoint(last, Checkpoint(model | state, meta))
         _complete(run_dir, model, meta)
         on_epoch(row)
+    _forget(run_dir, sampling)
     return history
+
+
+def _memory(config: Config, run_dir: Path, epoch: int) -> SlideMemory:
+    """What an epoch leaves for the next, where somebody asks for it."""
+    if any(sampler.reads_attention for sampler in config.sampler):
+        return EpochMemory(run_dir, epoch)
+    return NoMemory()
+
+
+def _forget(run_dir: Path, sampling: Sampling) -> None:
+    forget(run_dir)
+    sampling.forget()
 
 
 def _complete(run_dir: Path, model: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
@@ -169,26 +197,25 @@ def _train_epoch(
     data: TrainingSet,
     config: Config,
     update: AdamWUpdate,
+    sampling: Sampling,
+    memory: SlideMemory,
     epoch: int,
     on_slides: Callable[[int], None],
 ) -> float:
-    sampler = build_sampler(config.sampler)
     context = StepContext(
         progress=epoch / config.train.epochs,
         rng=lambda slide_id: rng_for(config.seed, epoch, slide_id, "method"),
+        memory=memory,
     )
     method.train()
     losses: list[float] = []
     batches = list(_batches(data, config, epoch))
     for number, batch in enumerate(batches):
         update.set_epoch(epoch + (number + 1) / len(batches))
-        bags = []
-        for slide_id in batch:
-            bag = data.bags.open(slide_id)
-            keep: Int64Array = sampler.select(
-                bag.grid, method.min_patches, rng_for(config.seed, epoch, slide_id, "drop")
-            )
-            bags.append(bag.subset(keep))
+        bags = [
+            sampling.choose(data.bags.open(slide_id), epoch, method.min_patches, memory)
+            for slide_id in batch
+        ]
         losses.append(_step(method, bags, update, context) * len(batch))
         on_slides(len(batch))
     return math.fsum(losses) / len(data.train)
