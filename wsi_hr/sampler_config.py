@@ -61,7 +61,7 @@ class AttentionConfig(SamplerSettings):
     name: Literal["attention"] = "attention"
     keep: float = Field(0.5, gt=0, le=1, description=_KEEP)
     aggregate: Literal["entropy", "mean", "sum"] = Field(
-        "entropy", description="of the heads; mean and sum draw alike"
+        "mean", description="over the heads; mean and sum draw alike"
     )
     source: Literal["scan", "thumbnail"] = Field(
         "scan",
