@@ -106,7 +106,7 @@ def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, sampler) -> None:
     whole.mkdir()
     expected = fit(method_for(cfg), data(), cfg, whole, {})
     drawn = [*seen]
-    for steps in (1, 3, 5, 6):  # of two a epoch
+    for steps in (3, 6):  # of two an epoch
         torn = tmp_path / f"torn{steps}"
         torn.mkdir()
         left = steps
