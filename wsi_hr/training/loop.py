@@ -111,17 +111,12 @@ def fit(
         _forget(run_dir, sampling)
     for epoch in range(len(history), config.train.epochs):
         torch.manual_seed(seed_for(config.seed, "torch", epoch))
+        remembers = method.remembers or sampling.reads_attention
+        memory = EpochMemory(run_dir, epoch) if remembers else NoMemory()
         row = {
             "epoch": epoch,
             "train_loss": _train_epoch(
-                method,
-                data,
-                config,
-                update,
-                sampling,
-                _memory(config, run_dir, epoch),
-                epoch,
-                on_slides,
+                method, data, config, update, epoch, on_slides, memory, sampling
             ),
         }
         row |= {f"val_{name}": value for name, value in evaluate(method, data, data.val).items()}
@@ -136,13 +131,6 @@ def fit(
         on_epoch(row)
     _forget(run_dir, sampling)
     return history
-
-
-def _memory(config: Config, run_dir: Path, epoch: int) -> SlideMemory:
-    """What an epoch leaves for the next, where somebody asks for it."""
-    if any(sampler.reads_attention for sampler in config.sampler):
-        return EpochMemory(run_dir, epoch)
-    return NoMemory()
 
 
 def _forget(run_dir: Path, sampling: Sampling) -> None:
@@ -197,10 +185,10 @@ def _train_epoch(
     data: TrainingSet,
     config: Config,
     update: AdamWUpdate,
-    sampling: Sampling,
-    memory: SlideMemory,
     epoch: int,
     on_slides: Callable[[int], None],
+    memory: SlideMemory,
+    sampling: Sampling,
 ) -> float:
     context = StepContext(
         progress=epoch / config.train.epochs,

@@ -40,6 +40,9 @@ class Sampling:
         device: where networks of samplers run.
         run_dir: where the learned sampler's teacher is kept from epoch to epoch.
 
+    Attributes:
+        reads_attention: whether the method's attention of the epoch before is asked for.
+
     Raises:
         ConfigError: the vision transformer that is asked for cannot be had.
     """
@@ -47,6 +50,7 @@ class Sampling:
     def __init__(
         self, samplers: Sequence[SamplerConfig], seed: int, device: torch.device, run_dir: Path
     ) -> None:
+        self.reads_attention = any(config.reads_attention for config in samplers)
         self._selector = build_sampler(samplers)
         self._seed = seed
         self._run_dir = run_dir
