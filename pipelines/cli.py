@@ -81,7 +81,7 @@ Scheduler = Annotated[
     ),
 ]
 MethodName = Annotated[
-    str | None, typer.Option("--method", help="dbps or patchgd.", show_default="dbps")
+    str | None, typer.Option("--method", help="dbps, ips or patchgd.", show_default="dbps")
 ]
 SamplerName = Annotated[
     str | None,
