@@ -342,12 +342,18 @@ class TestSampler:
             (["sampler=[]"], "sampler: is empty; random_drop with drop: 0 leaves out nothing"),
             (["sampler=[{}]", "sampler.drop=0.3"], "sampler.drop: sampler is a list here; set the"),
             (["sampler=windows"], "sampler: Input should be"),
-            (["method.name=patchgd", "sampler.name=learned"],
-             "sampler: learned asks for the attention of the epoch before, which patchgd does not"),
         ],
     )  # fmt: skip
     def test_what_makes_no_sense_is_one_sentence(self, assignments, said: str) -> None:
         assert refusal(None, None, *assignments).startswith(said)
+
+    @pytest.mark.parametrize("name", ["attention", "learned"])
+    def test_attention_is_asked_only_of_methods_that_keep_it(self, monkeypatch, name: str) -> None:
+        monkeypatch.setattr("wsi_hr.config.GIVE_ATTENTION", ("dbps",))
+        assert resolve_config(None, {"sampler.name": name}).sampler[0].reads_attention
+        said = refusal(None, {"sampler.name": name, "method.name": "patchgd"})
+        assert said.startswith(f"sampler: {name} asks for the attention of the epoch before, which")
+        assert "patchgd does not keep; use dbps, another sampler" in said
 
     def test_a_thumbnails_attention_goes_with_every_method(self) -> None:
         texts = ["sampler.name=attention", "sampler.source=thumbnail"]

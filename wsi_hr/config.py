@@ -206,7 +206,7 @@ class Config(Frozen):
             if sampler.reads_attention and self.method.name not in GIVE_ATTENTION:
                 raise ValueError(
                     f"sampler: {sampler.name} asks for the attention of the epoch before, which "
-                    f"{self.method.name} does not keep; use {' or '.join(GIVE_ATTENTION)}, another "
+                    f"{self.method.name} does not keep; use {', '.join(GIVE_ATTENTION)}, another "
                     "sampler, or attention with sampler.source=thumbnail"
                 )
         return self

@@ -138,7 +138,7 @@ METHOD_CONFIGS: dict[str, type[Frozen]] = {
     "patchgd": PatchGDConfig,
 }
 DEFAULT_METHOD = "dbps"
-GIVE_ATTENTION = ("dbps", "ips")
+GIVE_ATTENTION = ("dbps", "ips", "patchgd")
 """Methods that keep what they looked at for the next epoch, which some samplers ask for."""
 
 MethodConfig = Annotated[DBPSConfig | IPSConfig | PatchGDConfig, Field(discriminator="name")]

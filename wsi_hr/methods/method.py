@@ -72,6 +72,12 @@ class StepContext:
     rng: Callable[[str], np.random.Generator]
     memory: SlideMemory = field(default_factory=NoMemory)
 
+    def keep(self, bag: Bag, logits_JN: Tensor) -> None:
+        """Leave logits of the bag's N patches for the next epoch, by patch of its source."""
+        of_source = np.full((len(logits_JN), len(bag.source.valid)), np.nan, np.float32)
+        of_source[:, bag.indices] = logits_JN.cpu().numpy()
+        self.memory.keep(bag.slide_id, of_source)
+
 
 class Method(nn.Module, ABC):
     """A slide classifier that learns from bags and says which patches mattered.

@@ -1,4 +1,4 @@
-"""Each vector's share of what a head decides, by integrated gradients."""
+"""Each vector's share of what a head decides."""
 
 from __future__ import annotations
 
@@ -36,3 +36,13 @@ def margin_shares(head: Callable[[Tensor], Tensor], z_UD: Tensor, top: int) -> T
             margin = logits_C[top] - logits_C[others].logsumexp(0)
             total_UD += torch.autograd.grad(margin, leaf)[0]
     return (away_UD * total_UD).sum(1) / _PATH_STEPS
+
+
+def log_relevance(z_UD: Tensor, gradient_UD: Tensor) -> Tensor:
+    """Logits [U] whose softmax is how much the loss depends on each vector of a slide's Z.
+
+    To first order: the gradient of the loss times how far the vector is from the slide's mean one,
+    without its sign. One pass of the head, where :func:`margin_shares` takes many.
+    """
+    relevance_U = (gradient_UD * (z_UD - z_UD.mean(0))).sum(1).abs()
+    return relevance_U.clamp_min(torch.finfo(relevance_U.dtype).tiny).log()
