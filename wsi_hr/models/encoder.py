@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from wsi_hr.bags.bag import Bag
 from wsi_hr.errors import ConfigError
 from wsi_hr.method_config import EncoderConfig
+from wsi_hr.models.encoder_cut import CutNet
+from wsi_hr.models.group_norm import to_group_norm
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +145,7 @@ def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = 
     """Make the encoder a config names.
 
     Args:
-        config: timm name, weights, batch norm policy.
+        config: timm name, weights, where it ends, batch norm policy.
         patch_px: edge of a patch; networks of fixed input size, such as vision transformers, are
             fitted to it, their position codes resampled.
         load_weights: False where a checkpoint will overwrite them anyway.
@@ -162,6 +164,11 @@ def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = 
         _load_local(net, Path(config.weights))
     dim = _fit(net, name, patch_px)
     cfg: dict[str, Any] = getattr(net, "pretrained_cfg", {})
+    if config.norm == "group" and not to_group_norm(net):
+        raise ConfigError(f"encoder.norm group: {name} has no batch norm; leave it at batch")
+    if config.cut is not None:
+        net = CutNet(net, config.cut, name)
+        dim = net.dim
     return Encoder(
         net,
         dim=dim,
