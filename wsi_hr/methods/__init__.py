@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from wsi_hr.method_config import DBPSConfig, MethodConfig, PatchGDConfig
+from wsi_hr.method_config import (
+    ABMILConfig,
+    ABMILXConfig,
+    DBPSConfig,
+    GDConfig,
+    MethodConfig,
+    PatchGDConfig,
+)
+from wsi_hr.methods.abmil import ABMIL
+from wsi_hr.methods.abmilx import E2EABMILX
 from wsi_hr.methods.dbps import DBPS
+from wsi_hr.methods.gd import GD
 from wsi_hr.methods.method import Method
 from wsi_hr.methods.patchgd import PatchGD
 from wsi_hr.models.encoder import Encoder
@@ -13,6 +23,9 @@ from wsi_hr.models.encoder import Encoder
 METHODS: dict[type[MethodConfig], Callable[..., Method]] = {
     DBPSConfig: DBPS,
     PatchGDConfig: PatchGD,
+    GDConfig: GD,
+    ABMILConfig: ABMIL,
+    ABMILXConfig: E2EABMILX,
 }
 
 

@@ -17,15 +17,14 @@ from wsi_hr.bags.bag import Bag
 from wsi_hr.geometry import Int64Array
 from wsi_hr.method_config import PatchGDConfig
 from wsi_hr.methods.method import Method, StepContext, Update
+from wsi_hr.methods.shares import integrated_shares, rank_roles
 from wsi_hr.models.encoder import Encoder, embed_stream, frozen
 from wsi_hr.models.heads import HEADS
 from wsi_hr.models.z_block import ZBlock
-from wsi_hr.slide_prediction import Role, SlidePrediction
+from wsi_hr.slide_prediction import SlidePrediction
 
 # Letters: B slides, N patches of a slide, K patches with gradient in an inner step, D embedding,
 # (R, Q) patch grid, C classes; zeta inner steps per outer step, epsilon of them per update.
-
-_PATH_STEPS = 32  # of the integral behind the saliency; each is a pass of the head alone
 
 
 class PatchGD(Method):
@@ -69,37 +68,18 @@ class PatchGD(Method):
     def predict_bag(self, bag: Bag) -> SlidePrediction:
         """Fill Z, one head pass, then one per step of the path that gives the saliency.
 
-        Saliency is each patch's share of the predicted class's margin, by integrated gradients
-        from a slide whose patches are all this slide's mean one: the shares of all patches sum up
-        to what the margin gains over that slide. A share below 0 counts as 0. Source: Sundararajan
-        et al., ICML 2017; a plain gradient would vanish where the model is certain.
+        Saliency is each patch's share of the predicted class's margin; a share below 0 counts as 0.
         """
         with frozen(self):
             z_ND = self._fill_frozen(bag)
             logits_C = self._logits([bag], [z_ND])[0]
-            share_N = self._shares(bag, z_ND, int(logits_C.argmax())).clamp_min(0).cpu()
-        order = share_N.argsort(descending=True, stable=True).numpy()
-        marked = self.config.num_salient
-        role = np.full(len(bag), Role.BACKGROUND, np.uint8)
-        role[order[:marked]] = Role.SALIENT
-        role[order[marked : marked + self.config.num_sub_salient]] = Role.SUB_SALIENT
+            share_N = integrated_shares(
+                lambda leaf: self._logits([bag], [leaf])[0], z_ND, int(logits_C.argmax())
+            )
+        share_N = share_N.clamp_min(0).cpu()
+        role = rank_roles(share_N, self.config.num_salient, self.config.num_sub_salient)
         probs = logits_C.softmax(0).cpu().numpy()
         return SlidePrediction(bag.slide_id, probs, share_N.numpy(), role, bag.grid)
-
-    def _shares(self, bag: Bag, z_ND: Tensor, top: int) -> Tensor:
-        """Integrated gradients [N] of the margin of class ``top`` (midpoint rule)."""
-        mean_D = z_ND.mean(0)
-        away_ND = z_ND - mean_D
-        total_ND = torch.zeros_like(z_ND)
-        for step in range(_PATH_STEPS):
-            part = (step + 0.5) / _PATH_STEPS
-            with torch.enable_grad():
-                leaf = (mean_D + part * away_ND).requires_grad_()
-                logits_C = self._logits([bag], [leaf])[0]
-                others = torch.arange(len(logits_C), device=logits_C.device) != top
-                margin = logits_C[top] - logits_C[others].logsumexp(0)
-                total_ND += torch.autograd.grad(margin, leaf)[0]
-        return (away_ND * total_ND).sum(1) / _PATH_STEPS
 
     def _fill(self, bag: Bag) -> Tensor:
         """All embeddings [N, D] of a slide, without gradient (Algorithm 2)."""
@@ -143,15 +123,7 @@ class PatchGD(Method):
         return self._loss(self._logits(bags, mixed), bags)
 
     def _logits(self, bags: Sequence[Bag], z_BND: list[Tensor]) -> Tensor:
-        shape = (
-            max(bag.grid.shape[0] for bag in bags),
-            max(bag.grid.shape[1] for bag in bags),
-        )
-        cells = [
-            torch.from_numpy(bag.grid.cells.astype(np.int64)).to(z_ND.device)
-            for bag, z_ND in zip(bags, z_BND, strict=True)
-        ]
-        return self.head(ZBlock.of(z_BND, cells, shape))
+        return self.head(ZBlock.of_bags(bags, z_BND))
 
 
 def _in_pieces(order: Int64Array, num_pieces: int) -> list[Int64Array]:

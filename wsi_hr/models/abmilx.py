@@ -5,12 +5,26 @@ Source: E2E-ABMILX, NeurIPS 2025 (METHODS section 3b).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from wsi_hr.errors import ConfigError
 
 # Letters: B slides, N patches, D embedding, W width of the aggregator, m heads, d = W / m.
+
+
+class Attended(NamedTuple):
+    """What the aggregator made of slides.
+
+    Attributes:
+        vector: [B, W], one a slide.
+        weights: [B, m, N] of every patch in every head; they sum to 1 over a slide's patches.
+    """
+
+    vector: Tensor
+    weights: Tensor
 
 
 class ABMILX(nn.Module):
@@ -64,19 +78,19 @@ class ABMILX(nn.Module):
         """A [m, N]: what a patch scores by itself, before others refine it; no softmax."""
         return self._score(self._split(emb_ND[None]))[0]
 
-    def attention(self, emb_ND: Tensor) -> Tensor:
-        """Attention [m, N] over the patches of one slide; each row sums to 1."""
-        h_BmNd = self._split(emb_ND[None])
-        return self._refine(h_BmNd, self._score(h_BmNd), None)[0].softmax(-1)
-
-    def pool(self, emb_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """Slide vectors [B, W]; where ``mask`` is False there is no patch, but there is one."""
+    def attend(self, emb_BND: Tensor, mask_BN: Tensor | None) -> Attended:
+        """Look at slides; where ``mask`` is False there is no patch. Each slide has one at least."""
         h_BmNd = self._split(emb_BND)
         refined_BmN = self._refine(h_BmNd, self._score(h_BmNd), mask_BN)
         if mask_BN is not None:
             refined_BmN = refined_BmN.masked_fill(~mask_BN[:, None], -torch.inf)
-        z_BW = torch.einsum("bmn,bmnd->bmd", refined_BmN.softmax(-1), h_BmNd).flatten(1)
-        return self.out_norm(self.project(z_BW))
+        weights_BmN = refined_BmN.softmax(-1)
+        z_BW = torch.einsum("bmn,bmnd->bmd", weights_BmN, h_BmNd).flatten(1)
+        return Attended(self.out_norm(self.project(z_BW)), weights_BmN)
+
+    def pool(self, emb_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
+        """Slide vectors [B, W] alone, see :meth:`attend`."""
+        return self.attend(emb_BND, mask_BN).vector
 
     def _split(self, emb_BND: Tensor) -> Tensor:
         """H [B, m, N, d]."""
