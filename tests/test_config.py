@@ -17,7 +17,7 @@ from wsi_hr.config import (
     resolve_config,
 )
 from wsi_hr.errors import ConfigError
-from wsi_hr.method_config import DBPSConfig, PatchGDConfig
+from wsi_hr.method_config import METHOD_CONFIGS, DBPSConfig, PatchGDConfig
 
 
 def refusal(recipe: dict | None = None, options: dict | None = None, *assignments: str) -> str:
@@ -192,6 +192,10 @@ def test_a_value_of_the_wrong_kind_is_refused(assignment: str, where: str, got: 
         ("tile.segmenter=a.b:c:d", "tile.segmenter: Value error, no such segmenter"),
         ("tile.artifacts=[pen, dust]", "tile.artifacts.1: Input should be 'pen'"),
         ("train", "--set train: expected key=value"),
+        (
+            "method={name: gd, input: image, memory: checkpoint}",
+            "method: Value error, checkpoint goes by chunks of patches",
+        ),
         ("train.lr={", "--set train.lr={: the value is not YAML"),
         ("seed.x.y=1", "seed: "),
     ],
@@ -286,7 +290,7 @@ def _models(model: type[BaseModel]) -> list[type[BaseModel]]:
 
 
 @pytest.mark.parametrize(
-    "model", [*_models(Config), DBPSConfig, PatchGDConfig], ids=lambda model: model.__name__
+    "model", [*_models(Config), *METHOD_CONFIGS.values()], ids=lambda model: model.__name__
 )
 def test_every_setting_is_described(model: type[BaseModel]) -> None:
     sections = {*Config.model_fields} - {"seed"}

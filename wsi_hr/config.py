@@ -146,6 +146,9 @@ class TrainConfig(Frozen):
     warmup_epochs: float = Field(1.0, ge=0, description="linear warm-up from 0")
     final_lr: float = Field(1e-3, ge=0, le=1, description="cosine end, as a part of lr")
     clip_norm: float | None = Field(None, gt=0, description="gradient norm limit; null: none")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of averaged weights, which are judged; null: none"
+    )
     class_weights: bool = Field(False, description="weigh classes by inverse frequency")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, ge=1, description="CPU threads of the arithmetic; null: all")

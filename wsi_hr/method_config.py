@@ -97,8 +97,8 @@ class GDConfig(Frozen):
     def _checkpoint_patches_only(self) -> GDConfig:
         if self.input == "image" and self.memory == "checkpoint":
             raise ValueError(
-                "method.memory: checkpoint goes by chunks of patches, and there is only one image; "
-                "use offload"
+                "checkpoint goes by chunks of patches, and with input: image there is one image; "
+                "use memory: offload"
             )
         return self
 

@@ -70,7 +70,7 @@ class ABMIL(Method):
 
     def keep_in(self, folder: Path) -> None:
         """Keep features in ``folder``; without one they are computed each time."""
-        self._files = FeatureFiles(folder / "features", _DTYPES[self.config.features])
+        self._files = FeatureFiles(folder, _DTYPES[self.config.features])
 
     def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
         """One optimiser step, a backward pass a slide; the gradient is that of the whole batch."""

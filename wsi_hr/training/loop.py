@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,7 @@ from wsi_hr.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
     model_tensors,
-    optimizer_tensors,
     restore_model,
-    restore_optimizer,
     save_checkpoint,
 )
 from wsi_hr.training.metrics import slide_metrics
@@ -36,6 +35,7 @@ from wsi_hr.training.update import AdamWUpdate
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 METRICS = "metrics.jsonl"
+KEPT = "kept"
 
 _WAY_OUT = (
     "the last good checkpoint is kept. Lower train.lr or set train.clip_norm, and train into "
@@ -79,7 +79,8 @@ def fit(
         method: freshly built; its weights are overwritten on resume.
         data: bags, slides and labels.
         config: seed, sampler and optimisation.
-        run_dir: receives ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``.
+        run_dir: receives ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``; until the
+            last epoch is done also ``kept/``, what the method need not compute twice.
         facts: stored with every checkpoint, so that it can be used without the run folder.
         on_epoch: told the metrics of every epoch, those of earlier runs included.
         on_slides: told how many slides each step took.
@@ -92,15 +93,17 @@ def fit(
         StoreError: a slide's store is damaged.
         CheckpointError: what a stopped run left is damaged or does not fit.
     """
+    method.keep_in(run_dir / KEPT)
     update = AdamWUpdate(method, config.train)
     history: list[dict[str, float]] = []
     last = run_dir / LAST
     if last.exists():
         checkpoint = load_checkpoint(last)
         restore_model(method, checkpoint, last)
-        restore_optimizer(update.optimizer, checkpoint)
+        update.restore(checkpoint)
         history = checkpoint.meta["history"]
-        _complete(run_dir, model_tensors(method), checkpoint.meta)
+        with update.judged():
+            _complete(run_dir, model_tensors(method), checkpoint.meta)
         _require_best(run_dir, history)
         for row in history:
             on_epoch(row)
@@ -110,15 +113,18 @@ def fit(
             "epoch": epoch,
             "train_loss": _train_epoch(method, data, config, update, epoch, on_slides),
         }
-        row |= {f"val_{name}": value for name, value in evaluate(method, data, data.val).items()}
-        _require_finite(method, epoch)
+        with update.judged():
+            judged = evaluate(method, data, data.val)
+            _require_finite(method, epoch)
+        row |= {f"val_{name}": value for name, value in judged.items()}
         history.append(row)
         meta = {**facts, "epoch": epoch, "history": history}
-        model = model_tensors(method)
         # first of all files: the others can be made from it, should the run be killed in between
-        save_checkpoint(last, Checkpoint(model | optimizer_tensors(update.optimizer), meta))
-        _complete(run_dir, model, meta)
+        save_checkpoint(last, Checkpoint(model_tensors(method) | update.tensors(), meta))
+        with update.judged():
+            _complete(run_dir, model_tensors(method), meta)
         on_epoch(row)
+    shutil.rmtree(run_dir / KEPT, ignore_errors=True)
     return history
 
 
