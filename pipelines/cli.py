@@ -82,7 +82,7 @@ Scheduler = Annotated[
 ]
 MethodName = Annotated[
     str | None,
-    typer.Option("--method", help="dbps, patchgd, gd, abmil or abmilx.", show_default="dbps"),
+    typer.Option("--method", help="dbps, ips, patchgd, gd, abmil or abmilx.", show_default="dbps"),
 ]
 EncoderName = Annotated[
     str | None, typer.Option("--encoder", help="A timm model name.", show_default="resnet18")

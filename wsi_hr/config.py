@@ -301,7 +301,7 @@ def _explain(error: ValidationError) -> str:
 def _place(location: Sequence[int | str]) -> tuple[str, str | None]:
     """A setting as the user writes it, and the method it was looked for in."""
     parts = [str(part) for part in location]
-    if parts[:1] == ["method"] and len(parts) > 2:  # pydantic puts the union's tag in between
+    if parts[:1] == ["method"] and len(parts) > 1:  # pydantic puts the union's tag in between
         return ".".join(["method", *parts[2:]]), parts[1]
     return ".".join(parts), None
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from wsi_hr.bags.bag import Bag
+from wsi_hr.bags.stream import pack
 from wsi_hr.geometry import Float32Array, Int32Array, UInt8Array
 
 # Letters: N patches, P patch edge, E edge of the picture, T px of the picture that a cell touches.
@@ -63,10 +64,11 @@ def slide_picture(bag: Bag, edge_px: int) -> tuple[UInt8Array, PictureScale]:
     overlap on the slide lie side by side.
     """
     canvas = np.full((edge_px, edge_px, 3), _WHITE, np.float32)
+    cells_N2 = bag.grid.cells
     scale: PictureScale | None = None
-    for at, patches in bag.stream(_CHUNK):
+    for (piece,), patches in pack([bag], _CHUNK):
         scale = scale or PictureScale(bag.grid.shape, patches.shape[1], edge_px)
-        for (row, col), patch in zip(bag.grid.cells[at].tolist(), patches, strict=True):
+        for (row, col), patch in zip(cells_N2[piece.positions].tolist(), patches, strict=True):
             (rows, down), (cols, across) = scale.place(row), scale.place(col)
             darker = patch.astype(np.float32) - _WHITE
             canvas[rows, cols] += np.einsum(

@@ -9,6 +9,7 @@ from wsi_hr.method_config import (
     ABMILXConfig,
     DBPSConfig,
     GDConfig,
+    IPSConfig,
     MethodConfig,
     PatchGDConfig,
 )
@@ -16,12 +17,14 @@ from wsi_hr.methods.abmil import ABMIL
 from wsi_hr.methods.abmilx import E2EABMILX
 from wsi_hr.methods.dbps import DBPS
 from wsi_hr.methods.gd import GD
+from wsi_hr.methods.ips import IPS
 from wsi_hr.methods.method import Method
 from wsi_hr.methods.patchgd import PatchGD
 from wsi_hr.models.encoder import Encoder
 
 METHODS: dict[type[MethodConfig], Callable[..., Method]] = {
     DBPSConfig: DBPS,
+    IPSConfig: IPS,
     PatchGDConfig: PatchGD,
     GDConfig: GD,
     ABMILConfig: ABMIL,

@@ -22,7 +22,7 @@ from wsi_hr.method_config import ABMILConfig
 from wsi_hr.methods.feature_files import FeatureFiles, FloatArray
 from wsi_hr.methods.method import Method, StepContext, Update
 from wsi_hr.methods.shares import rank_roles
-from wsi_hr.models.encoder import Encoder, embed_stream, frozen
+from wsi_hr.models.encoder import Encoder, embed_packed, frozen
 from wsi_hr.models.heads.abmil import ABMILHead, join_parts
 from wsi_hr.slide_prediction import SlidePrediction
 
@@ -126,7 +126,8 @@ class ABMIL(Method):
     ) -> Iterator[tuple[Int64Array, FloatArray]]:
         """Features as they are kept, also where nothing is: rounding is part of the method."""
         done = 0
-        for at, embedding_KD in embed_stream(self.encoder, bag, positions):
+        wanted = None if positions is None else [positions]
+        for _, at, embedding_KD in embed_packed(self.encoder, [bag], wanted):
             with np.errstate(over="ignore"):
                 values = embedding_KD.float().cpu().numpy().astype(_DTYPES[self.config.features])
             if not np.isfinite(values).all():

@@ -15,7 +15,7 @@ from wsi_hr.geometry import Int64Array
 from wsi_hr.method_config import ABMILXConfig
 from wsi_hr.methods.method import Method, StepContext, Update
 from wsi_hr.methods.shares import rank_roles
-from wsi_hr.models.encoder import Encoder, embed_stream, frozen
+from wsi_hr.models.encoder import Encoder, embed_packed, frozen
 from wsi_hr.models.heads.abmilx import ABMILXHead
 from wsi_hr.models.z_block import ZBlock
 from wsi_hr.slide_prediction import SlidePrediction
@@ -68,7 +68,7 @@ class E2EABMILX(Method):
         """All patches of the high magnification; saliency is their attention, mean over heads."""
         with frozen(self):
             z_ND = self.encoder.scale.new_empty(len(bag), self.encoder.dim)
-            for at, embedding in embed_stream(self.encoder, bag):
+            for _, at, embedding in embed_packed(self.encoder, [bag]):
                 z_ND[at] = embedding
             seen = self.head.aggregate.attend(z_ND[None], None)
             logits_C = self.head.classifier(seen.vector)[0]

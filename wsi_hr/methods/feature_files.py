@@ -55,15 +55,13 @@ class FeatureFiles:
         try:
             features = np.load(path, mmap_mode="r", allow_pickle=False)
             # once a process: afterwards it is this process's own file
-            sound = path in self._checked or _sound(path, features, _digest(made_from))
+            if path in self._checked or _sound(path, features, _digest(made_from)):
+                self._checked.add(path)
+                return features
         except (OSError, ValueError, EOFError) as cause:
             logger.warning("%s: cannot be read (%s)", path, cause)
-            sound = False
-        if not sound:
-            logger.warning("%s: damaged or of another encoder; its features are made anew", path)
-            return None
-        self._checked.add(path)
-        return features
+        logger.warning("%s: damaged or of another encoder; its features are made anew", path)
+        return None
 
     def write(
         self,

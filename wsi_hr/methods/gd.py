@@ -20,8 +20,8 @@ from wsi_hr.geometry import Float32Array, UInt8Array
 from wsi_hr.method_config import GDConfig
 from wsi_hr.methods.method import Method, StepContext, Update
 from wsi_hr.methods.recomputed import embed_checkpointed, offloaded
-from wsi_hr.methods.shares import integrated_shares, margin, rank_roles
-from wsi_hr.models.encoder import Encoder, embed_stream, frozen
+from wsi_hr.methods.shares import margin, margin_shares, rank_roles
+from wsi_hr.models.encoder import Encoder, embed_packed, frozen
 from wsi_hr.models.heads import HEADS
 from wsi_hr.models.z_block import ZBlock
 from wsi_hr.slide_prediction import SlidePrediction
@@ -114,14 +114,14 @@ class GD(Method):
 
     def _predict_patches(self, bag: Bag) -> tuple[Tensor, Tensor]:
         z_ND = self.encoder.scale.new_empty(len(bag), self.encoder.dim)
-        for at, embedding in embed_stream(self.encoder, bag):
+        for _, at, embedding in embed_packed(self.encoder, [bag]):
             z_ND[at] = embedding
 
         def logits_of(some_ND: Tensor) -> Tensor:
             return self.head(ZBlock.of_bags([bag], [some_ND]))[0]
 
         logits_C = logits_of(z_ND)
-        shares_N = integrated_shares(logits_of, z_ND, int(logits_C.argmax()))
+        shares_N = margin_shares(logits_of, z_ND, int(logits_C.argmax()))
         return logits_C, shares_N.clamp_min(0)
 
     def _predict_picture(self, bag: Bag) -> tuple[Tensor, Tensor]:

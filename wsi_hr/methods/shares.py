@@ -1,4 +1,4 @@
-"""What each patch adds to the answer of a model that reads all embeddings of a slide at once."""
+"""What each vector adds to what a head decides, and which patches that makes salient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from wsi_hr.geometry import UInt8Array
 from wsi_hr.slide_prediction import Role
 
-# Letters: N patches of a slide, D embedding, C classes.
+# Letters: N patches, U vectors of Z, D embedding, C classes.
 
 _PATH_STEPS = 32  # of the integral; each is a pass of the head alone
 
@@ -22,27 +22,27 @@ def margin(logits_C: Tensor, top: int) -> Tensor:
     return logits_C[top] - logits_C[others].logsumexp(0)
 
 
-def integrated_shares(logits_of: Callable[[Tensor], Tensor], z_ND: Tensor, top: int) -> Tensor:
-    """Integrated gradients [N] of the margin of class ``top`` (midpoint rule).
+def margin_shares(head: Callable[[Tensor], Tensor], z_UD: Tensor, top: int) -> Tensor:
+    """Integrated gradients [U] of the margin of class ``top`` over all others (midpoint rule).
 
-    The path begins at a slide whose patches are all this slide's mean one: the shares of all
-    patches sum up to what the margin gains over that slide. Source: Sundararajan et al., ICML 2017;
-    a plain gradient would vanish where the model is certain.
+    The path begins at a slide whose vectors are all this slide's mean one, so the shares of all
+    vectors sum up to what the margin gains over that slide. A plain gradient would vanish where the
+    model is certain. Source: Sundararajan et al., ICML 2017.
 
     Args:
-        logits_of: class logits [C] of embeddings [N, D]; differentiable.
-        z_ND: the slide's embeddings.
+        head: class logits [C] of Z [U, D].
+        z_UD: the slide's Z.
         top: the class.
     """
-    mean_D = z_ND.mean(0)
-    away_ND = z_ND - mean_D
-    total_ND = torch.zeros_like(z_ND)
+    mean_D = z_UD.mean(0)
+    away_UD = z_UD - mean_D
+    total_UD = torch.zeros_like(z_UD)
     for step in range(_PATH_STEPS):
         part = (step + 0.5) / _PATH_STEPS
         with torch.enable_grad():
-            leaf = (mean_D + part * away_ND).requires_grad_()
-            total_ND += torch.autograd.grad(margin(logits_of(leaf), top), leaf)[0]
-    return (away_ND * total_ND).sum(1) / _PATH_STEPS
+            leaf = (mean_D + part * away_UD).requires_grad_()
+            total_UD += torch.autograd.grad(margin(head(leaf), top), leaf)[0]
+    return (away_UD * total_UD).sum(1) / _PATH_STEPS
 
 
 def rank_roles(score_N: Tensor, num_salient: int, num_sub_salient: int) -> UInt8Array:

@@ -79,7 +79,7 @@ class ABMILX(nn.Module):
         return self._score(self._split(emb_ND[None]))[0]
 
     def attend(self, emb_BND: Tensor, mask_BN: Tensor | None) -> Attended:
-        """Look at slides; where ``mask`` is False there is no patch. Each slide has one at least."""
+        """Look at slides of a patch or more; where ``mask`` is False there is no patch."""
         h_BmNd = self._split(emb_BND)
         refined_BmN = self._refine(h_BmNd, self._score(h_BmNd), mask_BN)
         if mask_BN is not None:

@@ -19,7 +19,7 @@ from wsi_hr.bags.bag_set import BagSet
 from wsi_hr.config import Config
 from wsi_hr.errors import CheckpointError, TrainingError
 from wsi_hr.geometry import Int64Array
-from wsi_hr.methods.method import Method, StepContext
+from wsi_hr.methods.method import Method, NoMemory, SlideMemory, StepContext
 from wsi_hr.runtime import rng_for, seed_for, write_text_atomic
 from wsi_hr.samplers import build_sampler
 from wsi_hr.training.checkpoint import (
@@ -29,6 +29,7 @@ from wsi_hr.training.checkpoint import (
     restore_model,
     save_checkpoint,
 )
+from wsi_hr.training.epoch_memory import EpochMemory, forget
 from wsi_hr.training.metrics import slide_metrics
 from wsi_hr.training.update import AdamWUpdate
 
@@ -109,9 +110,10 @@ def fit(
             on_epoch(row)
     for epoch in range(len(history), config.train.epochs):
         torch.manual_seed(seed_for(config.seed, "torch", epoch))
+        memory = EpochMemory(run_dir, epoch) if method.remembers else NoMemory()
         row = {
             "epoch": epoch,
-            "train_loss": _train_epoch(method, data, config, update, epoch, on_slides),
+            "train_loss": _train_epoch(method, data, config, update, epoch, on_slides, memory),
         }
         with update.judged():
             judged = evaluate(method, data, data.val)
@@ -125,6 +127,7 @@ def fit(
             _complete(run_dir, model_tensors(method), meta)
         on_epoch(row)
     shutil.rmtree(run_dir / KEPT, ignore_errors=True)
+    forget(run_dir)
     return history
 
 
@@ -177,11 +180,13 @@ def _train_epoch(
     update: AdamWUpdate,
     epoch: int,
     on_slides: Callable[[int], None],
+    memory: SlideMemory,
 ) -> float:
     sampler = build_sampler(config.sampler)
     context = StepContext(
         progress=epoch / config.train.epochs,
         rng=lambda slide_id: rng_for(config.seed, epoch, slide_id, "method"),
+        memory=memory,
     )
     method.train()
     losses: list[float] = []

@@ -50,6 +50,10 @@ class AdamWUpdate:
             )
         loss.backward()
 
+    def backward_from(self, output: Tensor, gradient: Tensor) -> None:
+        """Accumulate what follows from ``gradient``, the gradient of the loss by ``output``."""
+        output.backward(gradient)
+
     def step(self) -> None:
         """Clip, update, clear."""
         if self._config.clip_norm is not None:
@@ -60,7 +64,7 @@ class AdamWUpdate:
             self.average.update()
 
     def judged(self) -> AbstractContextManager[None]:
-        """Inside, the model has the weights that are judged and saved as best: the averaged ones."""
+        """Inside, the model has the weights that are judged and saved as best."""
         return nullcontext() if self.average is None else self.average.in_place()
 
     def tensors(self) -> dict[str, Tensor]:

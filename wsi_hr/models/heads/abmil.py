@@ -69,6 +69,6 @@ class ABMILHead(nn.Module):
 
 
 def join_parts(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """z [W] of a slide from what :meth:`ABMILHead.pool_part` says of its parts."""
+    """Put together z [W] of a slide from what :meth:`ABMILHead.pool_part` says of its parts."""
     lse_P, z_PW = (torch.stack(each) for each in zip(*parts, strict=True))
     return lse_P.softmax(0) @ z_PW
