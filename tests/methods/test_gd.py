@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.slide_picture import slide_picture
 from wsi_hr.errors import TrainingError
-from wsi_hr.method_config import GDConfig
+from wsi_hr.method_config import GDConfig, PatchGDConfig
 from wsi_hr.methods.gd import GD
+from wsi_hr.methods.patchgd import PatchGD
 from wsi_hr.methods.recomputed import embed_checkpointed
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.models.heads import HEADS
@@ -38,7 +39,7 @@ def make(dropout: float = 0.0, **settings) -> GD:
     return GD(config, pixel_encoder(4, 8), [1.0, 2.0, 3.0]).double().train()
 
 
-def gradient(method: GD, given: list[Bag]) -> dict[str, Tensor]:
+def gradient(method: GD | PatchGD, given: list[Bag]) -> dict[str, Tensor]:
     update = Recorder(method)
     torch.manual_seed(1)
     method.train_bags(given, update, context())
@@ -67,6 +68,14 @@ def test_it_is_autograd_through_the_whole_slide(head: str) -> None:
     (each * torch.tensor([1.0, 3.0, 2.0])).mean().backward()
     expected = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
     assert close(found, expected)
+
+
+@pytest.mark.parametrize("head", ["abmil", "abmilx"])
+def test_patchgd_gives_the_same_gradient_a_chunk_at_a_time(head: str) -> None:
+    torch.manual_seed(0)
+    config = PatchGDConfig(exact=True, head=head, dropout=0.0)  # pyright: ignore
+    exact = PatchGD(config, pixel_encoder(4, 8, chunk=3), [1.0, 2.0, 3.0]).double().train()
+    assert close(gradient(exact, bags()), gradient(make(head=head), bags()))
 
 
 @pytest.mark.parametrize("settings", [
