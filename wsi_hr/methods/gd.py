@@ -1,6 +1,6 @@
 """Plain gradient descent over the whole slide: the baseline that bounded methods are held against.
 
-Source: the baselines of METHODS section 3 (PatchGD's tables): GD, a picture of the slide; GD*, all
+Source: METHODS section 3a, the baselines of PatchGD's tables: GD, a picture of the slide; GD*, all
 its patches under the head that PatchGD has; activation checkpointing and offloading.
 """
 
