@@ -81,7 +81,8 @@ Scheduler = Annotated[
     ),
 ]
 MethodName = Annotated[
-    str | None, typer.Option("--method", help="dbps, ips or patchgd.", show_default="dbps")
+    str | None,
+    typer.Option("--method", help="dbps, ips, patchgd, gd, abmil or abmilx.", show_default="dbps"),
 ]
 SamplerName = Annotated[
     str | None,

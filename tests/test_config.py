@@ -198,6 +198,10 @@ def test_a_value_of_the_wrong_kind_is_refused(assignment: str, where: str, got: 
         ("tile.segmenter=a.b:c:d", "tile.segmenter: Value error, no such segmenter"),
         ("tile.artifacts=[pen, dust]", "tile.artifacts.1: Input should be 'pen'"),
         ("train", "--set train: expected key=value"),
+        (
+            "method={name: gd, input: image, memory: checkpoint}",
+            "method: Value error, checkpoint goes by chunks of patches",
+        ),
         ("train.lr={", "--set train.lr={: the value is not YAML"),
         ("seed.x.y=1", "seed: "),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -96,6 +97,12 @@ class Method(nn.Module, ABC):
         self.encoder = encoder
         self.num_classes = len(class_weights)
         self.register_buffer("class_weights", torch.tensor(class_weights), persistent=False)
+
+    def keep_in(self, folder: Path) -> None:
+        """Take ``folder`` for what need not be computed twice in a run; it goes when the run ends.
+
+        Whatever is kept there, training and prediction give the same bits with and without it.
+        """
 
     @property
     @abstractmethod

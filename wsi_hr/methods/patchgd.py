@@ -19,13 +19,13 @@ from wsi_hr.geometry import Int64Array
 from wsi_hr.method_config import PatchGDConfig
 from wsi_hr.methods.exact import exact_backward, require_exact
 from wsi_hr.methods.method import Method, NoMemory, StepContext, Update
-from wsi_hr.methods.shares import log_relevance, margin_shares
+from wsi_hr.methods.shares import log_relevance, margin_shares, rank_roles
 from wsi_hr.methods.units import Units
 from wsi_hr.models.block_pool import BlockPool
 from wsi_hr.models.encoder import Encoder, frozen
 from wsi_hr.models.heads import HEADS
 from wsi_hr.models.z_block import ZBlock
-from wsi_hr.slide_prediction import Role, SlidePrediction
+from wsi_hr.slide_prediction import SlidePrediction
 
 # Letters: B slides, N patches of a slide, U units of Z (patches, or blocks of them), D embedding,
 # C classes; zeta inner steps per outer step, epsilon of them per update.
@@ -110,11 +110,7 @@ class PatchGD(Method):
                 lambda z: self._logits([units], [z])[0], z_UD, int(logits_C.argmax())
             )
             share_N = (share_U.clamp_min(0)[units.unit_of_patch] * weight_N).cpu()
-        order = share_N.argsort(descending=True, stable=True).numpy()
-        marked = self.config.num_salient
-        role = np.full(len(bag), Role.BACKGROUND, np.uint8)
-        role[order[:marked]] = Role.SALIENT
-        role[order[marked : marked + self.config.num_sub_salient]] = Role.SUB_SALIENT
+        role = rank_roles(share_N, self.config.num_salient, self.config.num_sub_salient)
         probs = logits_C.softmax(0).cpu().numpy()
         return SlidePrediction(bag.slide_id, probs, share_N.numpy(), role, bag.grid)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,7 @@ from wsi_hr.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
     model_tensors,
-    optimizer_tensors,
     restore_model,
-    restore_optimizer,
     save_checkpoint,
 )
 from wsi_hr.training.epoch_memory import EpochMemory, forget
@@ -36,6 +35,7 @@ from wsi_hr.training.update import AdamWUpdate
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 METRICS = "metrics.jsonl"
+KEPT = "kept"
 
 _WAY_OUT = (
     "the last good checkpoint is kept. Lower train.lr or set train.clip_norm, and train into "
@@ -79,7 +79,8 @@ def fit(
         method: freshly built; its weights are overwritten on resume.
         data: bags, slides and labels.
         config: seed, sampler and optimisation.
-        run_dir: receives ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``.
+        run_dir: receives ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``; until the
+            last epoch is done also ``kept/``, what the method need not compute twice.
         facts: stored with every checkpoint, so that it can be used without the run folder.
         on_epoch: told the metrics of every epoch, those of earlier runs included.
         on_slides: told how many slides each step took.
@@ -93,6 +94,7 @@ def fit(
         CheckpointError: what a stopped run left is damaged or does not fit.
         ConfigError: a sampler's network cannot be had.
     """
+    method.keep_in(run_dir / KEPT)
     update = AdamWUpdate(method, config.train)
     sampling = Sampling(config.sampler, config.seed, method.encoder.device, run_dir)
     history: list[dict[str, float]] = []
@@ -100,15 +102,17 @@ def fit(
     if last.exists():
         checkpoint = load_checkpoint(last)
         restore_model(method, checkpoint, last)
-        restore_optimizer(update.optimizer, checkpoint)
+        update.restore(checkpoint)
         sampling.restore(checkpoint)
         history = checkpoint.meta["history"]
-        _complete(run_dir, model_tensors(method), checkpoint.meta)
+        with update.judged():
+            _complete(run_dir, model_tensors(method), checkpoint.meta)
         _require_best(run_dir, history)
         for row in history:
             on_epoch(row)
-    else:  # what a run that was stopped in its first epoch kept need not be of the same settings
-        _forget(run_dir, sampling)
+    else:  # what a run that was stopped in its first epoch left need not be of the same settings
+        forget(run_dir)
+        sampling.forget()
     for epoch in range(len(history), config.train.epochs):
         torch.manual_seed(seed_for(config.seed, "torch", epoch))
         remembers = method.remembers or sampling.reads_attention
@@ -119,23 +123,22 @@ def fit(
                 method, data, config, update, epoch, on_slides, memory, sampling
             ),
         }
-        row |= {f"val_{name}": value for name, value in evaluate(method, data, data.val).items()}
-        _require_finite(method, epoch)
+        with update.judged():
+            judged = evaluate(method, data, data.val)
+            _require_finite(method, epoch)
+        row |= {f"val_{name}": value for name, value in judged.items()}
         history.append(row)
         meta = {**facts, "epoch": epoch, "history": history}
-        model = model_tensors(method)
         # first of all files: the others can be made from it, should the run be killed in between
-        state = optimizer_tensors(update.optimizer) | sampling.tensors()
-        save_checkpoint(last, Checkpoint(model | state, meta))
-        _complete(run_dir, model, meta)
+        state = update.tensors() | sampling.tensors()
+        save_checkpoint(last, Checkpoint(model_tensors(method) | state, meta))
+        with update.judged():
+            _complete(run_dir, model_tensors(method), meta)
         on_epoch(row)
-    _forget(run_dir, sampling)
-    return history
-
-
-def _forget(run_dir: Path, sampling: Sampling) -> None:
+    shutil.rmtree(run_dir / KEPT, ignore_errors=True)
     forget(run_dir)
     sampling.forget()
+    return history
 
 
 def _complete(run_dir: Path, model: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
