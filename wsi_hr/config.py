@@ -27,6 +27,7 @@ from wsi_hr.method_config import (
     DEFAULT_METHOD,
     METHOD_CONFIGS,
     DBPSConfig,
+    DenseConfig,
     EncoderConfig,
     MethodConfig,
 )
@@ -178,6 +179,7 @@ class Config(Frozen):
     encoder: EncoderConfig = EncoderConfig()  # pyright: ignore[reportCallIssue]
     sampler: RandomDropConfig = RandomDropConfig()  # pyright: ignore[reportCallIssue]
     method: MethodConfig = DBPSConfig()  # pyright: ignore[reportCallIssue]
+    dense: DenseConfig = DenseConfig()  # pyright: ignore[reportCallIssue]
     train: TrainConfig = TrainConfig()  # pyright: ignore[reportCallIssue]
     split: SplitConfig = SplitConfig()  # pyright: ignore[reportCallIssue]
     predict: PredictConfig = PredictConfig()  # pyright: ignore[reportCallIssue]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from wsi_hr.bags.bag import Bag
 from wsi_hr.geometry import Int64Array
 from wsi_hr.method_config import PatchGDConfig
-from wsi_hr.methods.method import Method, StepContext, Update
+from wsi_hr.methods.dense import PatchLearner
+from wsi_hr.methods.method import StepContext, Update
 from wsi_hr.models.encoder import Encoder, embed_stream, frozen
 from wsi_hr.models.heads import HEADS
 from wsi_hr.models.z_block import ZBlock
@@ -28,7 +29,7 @@ from wsi_hr.slide_prediction import Role, SlidePrediction
 _PATH_STEPS = 32  # of the integral behind the saliency; each is a pass of the head alone
 
 
-class PatchGD(Method):
+class PatchGD(PatchLearner):
     """Fill Z without gradient, then renew K of its vectors per inner step, with gradient."""
 
     def __init__(
@@ -41,7 +42,7 @@ class PatchGD(Method):
         super().__init__(encoder, class_weights)
         self.config = config
         self.head = head or HEADS[config.head](
-            encoder.dim, self.num_classes, dropout=config.dropout
+            encoder.dim, self.num_classes, dropout=config.dropout, **config.head_settings
         )
 
     @property
@@ -77,6 +78,7 @@ class PatchGD(Method):
         with frozen(self):
             z_ND = self._fill_frozen(bag)
             logits_C = self._logits([bag], [z_ND])[0]
+            patch_probs_NK = self._patch_probs(self._block([bag], [z_ND]))
             share_N = self._shares(bag, z_ND, int(logits_C.argmax())).clamp_min(0).cpu()
         order = share_N.argsort(descending=True, stable=True).numpy()
         marked = self.config.num_salient
@@ -84,7 +86,9 @@ class PatchGD(Method):
         role[order[:marked]] = Role.SALIENT
         role[order[marked : marked + self.config.num_sub_salient]] = Role.SUB_SALIENT
         probs = logits_C.softmax(0).cpu().numpy()
-        return SlidePrediction(bag.slide_id, probs, share_N.numpy(), role, bag.grid)
+        return SlidePrediction(
+            bag.slide_id, probs, share_N.numpy(), role, bag.grid, patch_probs_NK
+        )
 
     def _shares(self, bag: Bag, z_ND: Tensor, top: int) -> Tensor:
         """Integrated gradients [N] of the margin of class ``top`` (midpoint rule)."""
@@ -140,9 +144,12 @@ class PatchGD(Method):
             at = torch.from_numpy(draw).to(fresh_KD.device)
             mixed.append(z_BND[slide].index_put((at,), fresh_KD))
             z_BND[slide] = mixed[-1].detach()
-        return self._loss(self._logits(bags, mixed), bags)
+        return self._block_loss(self._block(bags, mixed), bags)
 
     def _logits(self, bags: Sequence[Bag], z_BND: list[Tensor]) -> Tensor:
+        return self.head(self._block(bags, z_BND))
+
+    def _block(self, bags: Sequence[Bag], z_BND: list[Tensor]) -> ZBlock:
         shape = (
             max(bag.grid.shape[0] for bag in bags),
             max(bag.grid.shape[1] for bag in bags),
@@ -151,7 +158,7 @@ class PatchGD(Method):
             torch.from_numpy(bag.grid.cells.astype(np.int64)).to(z_ND.device)
             for bag, z_ND in zip(bags, z_BND, strict=True)
         ]
-        return self.head(ZBlock.of(z_BND, cells, shape))
+        return ZBlock.of(z_BND, cells, shape)
 
 
 def _in_pieces(order: Int64Array, num_pieces: int) -> list[Int64Array]:
