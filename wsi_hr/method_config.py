@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from wsi_hr.frozen import Frozen
 
-
 BACKGROUND = "background"
 """The class of a patch that no annotation covers enough of."""
 

@@ -86,9 +86,7 @@ class PatchGD(PatchLearner):
         role[order[:marked]] = Role.SALIENT
         role[order[marked : marked + self.config.num_sub_salient]] = Role.SUB_SALIENT
         probs = logits_C.softmax(0).cpu().numpy()
-        return SlidePrediction(
-            bag.slide_id, probs, share_N.numpy(), role, bag.grid, patch_probs_NK
-        )
+        return SlidePrediction(bag.slide_id, probs, share_N.numpy(), role, bag.grid, patch_probs_NK)
 
     def _shares(self, bag: Bag, z_ND: Tensor, top: int) -> Tensor:
         """Integrated gradients [N] of the margin of class ``top`` (midpoint rule)."""

@@ -71,9 +71,7 @@ class _Layer(nn.Module):
         self.w_2 = nn.Linear(_MLP_RATIO * width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x_BNW: Tensor, mask_BN: Tensor, turn: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    def forward(self, x_BNW: Tensor, mask_BN: Tensor, turn: Callable[[Tensor], Tensor]) -> Tensor:
         x_BNW = x_BNW + self.attend(self.norm(x_BNW), mask_BN, turn)
         hidden = nn.functional.gelu(self.w_1(self.mlp_norm(x_BNW)))
         return x_BNW + self.dropout(self.w_2(hidden))
