@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from wsi_hr.bags.bag import Bag
+from wsi_hr.bags.patch_labels import PatchLabels
 from wsi_hr.errors import StoreError
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
 
@@ -19,6 +21,7 @@ class BagSet:
         labels: class index of each slide; slides without one can be opened for prediction.
         mpp: which scale of a store to take, where it has several; None, or where it does not have
             this one: its first.
+        patch_labels: gives the classes of patches; None: none is known.
         max_open: stores kept open; their coordinates stay in memory, their pixels never do.
     """
 
@@ -28,11 +31,13 @@ class BagSet:
         labels: Mapping[str, int] | None = None,
         *,
         mpp: float | None = None,
+        patch_labels: PatchLabels | None = None,
         max_open: int = 256,
     ) -> None:
         self.folder = folder
         self._labels = dict(labels or {})
         self._mpp = mpp
+        self._patch_labels = patch_labels
         self._max_open = max_open
         self._open: OrderedDict[str, PatchStore] = OrderedDict()
 
@@ -43,7 +48,9 @@ class BagSet:
             StoreError: the slide's store is missing, incomplete, damaged or another slide's, or
                 has no readable patch.
         """
-        bag = Bag.of(self.store(slide_id), self._labels.get(slide_id))
+        store, known = self.store(slide_id), self._patch_labels
+        of_patches = None if known is None else partial(known.of, store.info, store.grid)
+        bag = Bag.of(store, self._labels.get(slide_id), of_patches)
         if len(bag) == 0:
             raise StoreError(
                 f"{self.path(slide_id)}: none of its patches could be read from the slide; "
