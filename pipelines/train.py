@@ -240,8 +240,12 @@ def _device_in_words(device: torch.device, config: Config) -> str:
 
 
 def _line(row: dict[str, float]) -> str:
-    named = {"train_loss": "loss", "val_loss": "val loss", "val_auc": "val AUC"}
-    named["val_patch_auc"] = "val patch AUC"
+    named = {
+        "train_loss": "loss",
+        "val_loss": "val loss",
+        "val_auc": "val AUC",
+        "val_patch_auc": "val patch AUC",
+    }
     values = [f"{name} {row[key]:.3f}" for key, name in named.items() if key in row]
     return f"epoch {int(row['epoch']) + 1}: " + ", ".join(values)
 

@@ -110,6 +110,9 @@ class DenseConfig(Frozen):
         0.5, gt=0, le=1, description="a patch has the class that covers at least this much of it"
     )
     weight: float = Field(1.0, ge=0, description="of the patches' loss beside the slides'")
+    balanced: bool = Field(
+        True, description="every class counts alike in the loss of a slide, however rare it is"
+    )
     unannotated: Literal["ignore", "background"] = Field(
         "ignore", description="patches of slides without a file: not learned from, or background"
     )

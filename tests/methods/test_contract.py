@@ -24,6 +24,8 @@ CONFIGS = {
     "ips": DBPSConfig(num_salient=4, num_sub_salient=0, heads=2, explore="none"),
     "patchgd": PatchGDConfig(num_salient=4, num_sub_salient=5),
     "patchgd cnn": PatchGDConfig(head="cnn", num_salient=4, num_sub_salient=5),
+    "patchgd window": PatchGDConfig(head="window", heads=1, num_salient=4, num_sub_salient=5),
+    "patchgd transformer": PatchGDConfig(head="transformer", num_salient=4, num_sub_salient=5),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,12 @@ from wsi_hr.training.update import AdamWUpdate, learning_rate
 
 
 class MemoryBags:
-    """Bags by slide id: class 1 has a few bright patches among the dull ones."""
+    """Bags by slide id: class 1 has a few bright patches among the dull ones.
 
-    def __init__(self, num_slides: int) -> None:
+    With ``annotated`` the classes of patches are known, but for every fourth slide.
+    """
+
+    def __init__(self, num_slides: int, *, annotated: bool = False) -> None:
         self.bags = {}
         for number in range(num_slides):
             rng = np.random.default_rng(number)
@@ -32,14 +36,20 @@ class MemoryBags:
             if number % 2:
                 patches[rng.integers(0, 20, 4)] = 230
             slide_id = f"s{number:02}"
-            self.bags[slide_id] = Bag.of(MemoryPatches(patches, slide_id=slide_id), number % 2)
+            bright = (patches.mean((1, 2, 3)) > 200).astype(np.int64)
+            of_patches = partial(np.copy, bright if number % 4 else np.full(len(bright), -1))
+            self.bags[slide_id] = Bag.of(
+                MemoryPatches(patches, slide_id=slide_id),
+                number % 2,
+                of_patches if annotated else None,
+            )
 
     def open(self, slide_id: str) -> Bag:
         return self.bags[slide_id]
 
 
-def data(num_slides: int = 12) -> TrainingSet:
-    bags = MemoryBags(num_slides)
+def data(num_slides: int = 12, *, annotated: bool = False) -> TrainingSet:
+    bags = MemoryBags(num_slides, annotated=annotated)
     ids = tuple(bags.bags)
     cut = num_slides * 2 // 3
     return TrainingSet(bags, ids[:cut], ids[cut:], {s: b.label for s, b in bags.bags.items()})
@@ -50,17 +60,18 @@ def config(method: str = "dbps", **train) -> Config:
     small = {
         "dbps": ["method.num_salient=4", "method.num_sub_salient=4", "method.heads=2"],
         "patchgd": ["method.head=attention"],
+        "dense": ["method.head=window", "method.heads=1", "dense.classes=[bright]"],
     }
-    return resolve_config(
-        {"method": {"name": method}, "train": settings}, {"seed": 5}, small[method]
-    )
+    text = small[method]
+    method = "patchgd" if method == "dense" else method
+    return resolve_config({"method": {"name": method}, "train": settings}, {"seed": 5}, text)
 
 
 def method_for(cfg: Config) -> nn.Module:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
                         nn.Flatten())  # fmt: skip
-    return build_method(cfg.method, Encoder(net, dim=8, chunk=8), [1.0, 1.0])
+    return build_method(cfg.method, Encoder(net, dim=8, chunk=8), [1.0, 1.0], cfg.dense)
 
 
 # Twice what either needs on one machine: on another, rounding sends the same seed another way.
@@ -76,18 +87,29 @@ def test_it_learns_what_can_be_learned(tmp_path, name: str, epochs: int) -> None
     assert best["epoch"] == best_epoch(history)
 
 
+def test_it_learns_the_classes_of_patches(tmp_path) -> None:
+    cfg = config("dense", epochs=12)
+    history = fit(method_for(cfg), data(annotated=True), cfg, tmp_path, {})
+    assert history[-1]["val_patch_auc"] > 0.99
+    assert history[-1]["val_patch_balanced_accuracy"] > 0.9
+    (tmp_path / "unknown").mkdir()
+    unknown = fit(method_for(config("dense", epochs=1)), data(), config("dense", epochs=1),
+                  tmp_path / "unknown", {})  # fmt: skip
+    assert not any("patch" in name for name in unknown[0])
+
+
 class _Killed(BaseException):
     """Stands for SIGKILL: nothing may catch it."""
 
 
-@pytest.mark.parametrize("name", ["dbps", "patchgd"])
+@pytest.mark.parametrize("name", ["dbps", "patchgd", "dense"])
 @pytest.mark.parametrize("steps", [1, 7])
 def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, name: str, steps: int) -> None:
     cfg = config(name)
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     whole.mkdir()
     torn.mkdir()
-    expected = fit(method_for(cfg), data(), cfg, whole, {})
+    expected = fit(method_for(cfg), data(annotated=name == "dense"), cfg, whole, {})
     left = steps
 
     def die(_: int) -> None:
@@ -97,8 +119,8 @@ def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, name: str, steps:
             raise _Killed
 
     with pytest.raises(_Killed):
-        fit(method_for(cfg), data(), cfg, torn, {}, on_slides=die)
-    assert fit(method_for(cfg), data(), cfg, torn, {}) == expected
+        fit(method_for(cfg), data(annotated=name == "dense"), cfg, torn, {}, on_slides=die)
+    assert fit(method_for(cfg), data(annotated=name == "dense"), cfg, torn, {}) == expected
     for name_ in (BEST, LAST, METRICS):
         assert (whole / name_).read_bytes() == (torn / name_).read_bytes()
 
