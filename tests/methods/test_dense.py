@@ -16,7 +16,7 @@ from wsi_hr.methods.dense import patch_loss
 from wsi_hr.methods.patchgd import PatchGD
 from wsi_hr.models.z_block import ZBlock
 
-DENSE = DenseConfig(classes=("a", "b"), weight=0.7)
+DENSE = DenseConfig(classes=("a", "b"), weight=0.7, balanced=False)
 HOLES = np.array([[0, 0], [0, 3], [1, 1], [2, 0], [2, 2], [4, 3], [4, 1]], np.int32)
 LABELS = {
     "full": np.array([0, 0, 1, 2, -1, -1, 0, 1, 1, 2, 0, 0]),

