@@ -28,6 +28,7 @@ from wsi_hr.method_config import (
     GIVE_ATTENTION,
     METHOD_CONFIGS,
     DBPSConfig,
+    DenseConfig,
     EncoderConfig,
     MethodConfig,
 )
@@ -193,6 +194,7 @@ class Config(Frozen):
     encoder: EncoderConfig = EncoderConfig()  # pyright: ignore[reportCallIssue]
     sampler: SamplerChain = (RandomDropConfig(),)  # pyright: ignore[reportCallIssue]
     method: MethodConfig = DBPSConfig()  # pyright: ignore[reportCallIssue]
+    dense: DenseConfig = DenseConfig()  # pyright: ignore[reportCallIssue]
     train: TrainConfig = TrainConfig()  # pyright: ignore[reportCallIssue]
     split: SplitConfig = SplitConfig()  # pyright: ignore[reportCallIssue]
     predict: PredictConfig = PredictConfig()  # pyright: ignore[reportCallIssue]

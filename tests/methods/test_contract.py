@@ -44,6 +44,8 @@ CONFIGS = {
     "gd image": GDConfig(input="image", image_px=16, num_salient=4, num_sub_salient=5),
     "abmil": ABMILConfig(width=8, chunk=16, num_salient=4, num_sub_salient=5),
     "abmilx": ABMILXConfig(sample=6, width=8, heads=2, num_salient=4, num_sub_salient=5),
+    "patchgd window": PatchGDConfig(head="window", heads=1, num_salient=4, num_sub_salient=5),
+    "patchgd transformer": PatchGDConfig(head="transformer", num_salient=4, num_sub_salient=5),
 }
 FROZEN = {"abmil"}  # what their encoder was is what it stays
 

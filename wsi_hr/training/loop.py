@@ -18,6 +18,7 @@ from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.bag_set import BagSet
 from wsi_hr.config import Config
 from wsi_hr.errors import CheckpointError, TrainingError
+from wsi_hr.geometry import Float32Array, Int64Array
 from wsi_hr.methods.method import Method, NoMemory, SlideMemory, StepContext
 from wsi_hr.runtime import rng_for, seed_for, write_text_atomic
 from wsi_hr.training.checkpoint import (
@@ -127,6 +128,8 @@ def fit(
             judged = evaluate(method, data, data.val)
             _require_finite(method, epoch)
         row |= {f"val_{name}": value for name, value in judged.items()}
+        if "val_patch_loss" in row:
+            row["val_total_loss"] = row["val_loss"] + config.dense.weight * row["val_patch_loss"]
         history.append(row)
         meta = {**facts, "epoch": epoch, "history": history}
         # first of all files: the others can be made from it, should the run be killed in between
@@ -161,20 +164,42 @@ def _require_best(run_dir: Path, history: Sequence[dict[str, float]]) -> None:
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> int:
-    """The epoch of least validation loss, the earliest on a tie; the last without validation."""
+    """The epoch of least validation loss, the earliest on a tie; the last without validation.
+
+    Where classes of patches were learned, it is the sum of both losses, as in training.
+    """
     if "val_loss" not in history[-1]:
         return int(history[-1]["epoch"])
-    return int(min(history, key=lambda row: row["val_loss"])["epoch"])
+    return int(min(history, key=lambda row: row.get("val_total_loss", row["val_loss"]))["epoch"])
 
 
 def evaluate(method: Method, data: TrainingSet, slide_ids: Sequence[str]) -> dict[str, float]:
-    """Metrics of the method as it is on these slides; empty for no slides."""
+    """Metrics of the method as it is on these slides; empty for no slides.
+
+    Those of patches, where the method learned their classes and they are known, begin with
+    ``patch_``, and are over the patches of all slides together.
+    """
     if not slide_ids:
         return {}
-    probs = np.stack([method.predict_bag(data.bags.open(s)).probs for s in slide_ids])
-    if not np.isfinite(probs).all():
-        raise TrainingError(f"the model gives probabilities that are no numbers; {_WAY_OUT}")
-    return slide_metrics(probs, np.array([data.labels[s] for s in slide_ids]))
+    slides: list[Float32Array] = []
+    patches: list[Float32Array] = []
+    patch_labels: list[Int64Array] = []
+    for slide_id in slide_ids:
+        bag = data.bags.open(slide_id)
+        prediction = method.predict_bag(bag)
+        slides.append(prediction.probs)
+        if prediction.patch_probs is not None and bag.patch_labels is not None:
+            known = bag.patch_labels >= 0
+            patches.append(prediction.patch_probs[known])
+            patch_labels.append(bag.patch_labels[known])
+    for probs in (*slides, *patches):
+        if not np.isfinite(probs).all():
+            raise TrainingError(f"the model gives probabilities that are no numbers; {_WAY_OUT}")
+    metrics = slide_metrics(np.stack(slides), np.array([data.labels[s] for s in slide_ids]))
+    if any(map(len, patch_labels)):
+        of_patches = slide_metrics(np.concatenate(patches), np.concatenate(patch_labels))
+        metrics |= {f"patch_{name}": value for name, value in of_patches.items()}
+    return metrics
 
 
 def _require_finite(method: Method, epoch: int) -> None:
