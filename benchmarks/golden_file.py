@@ -51,7 +51,7 @@ class GoldenFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 self._arrays = {name: file[name] for name in file.files}
         except Exception as cause:  # whatever numpy, zipfile and zlib raise on what is no npz
             reason = next(iter(str(cause).splitlines()), type(cause).__name__)

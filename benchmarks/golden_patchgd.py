@@ -37,8 +37,8 @@ class _ConvEncoder(Encoder):
         self.convs = [name[:-7] for name in weights if re.fullmatch(r"conv\d+\.weight", name)]
         self.convs.sort(key=lambda name: int(name[4:]))
         for name in self.convs:
-            out, into, *kernel = weights[f"{name}.weight"].shape
-            self.add_module(name, nn.Conv2d(into, out, kernel, 2, kernel[0] // 2))
+            out, into, kernel, _ = weights[f"{name}.weight"].shape
+            self.add_module(name, nn.Conv2d(into, out, kernel, 2, kernel // 2))
         self.fc = nn.Linear(fc.shape[1], fc.shape[0])
         self.to(pixels_N3pp.dtype).load_state_dict(self.state_dict() | weights)
 
@@ -82,7 +82,7 @@ class _Raster(np.random.Generator):
 
 
 class _Sum:
-    """An update that adds up gradients, steps or not: the golden step leaves weights as they are."""
+    """An update that adds up gradients over all steps, and changes no weight."""
 
     def __init__(self) -> None:
         self.num_losses = 0

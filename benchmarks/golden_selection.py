@@ -95,6 +95,9 @@ class GoldenSelection:
         self.probs_BC = {
             task: file.array(f"probs.{task}", 2).astype(np.float64) for task in self.classifiers
         }
+        unread = [k for k in file if k.startswith("probs.") and k[6:] not in self.probs_BC]
+        if unread:
+            raise GoldenError(f"{unread[0]} has no state.output_layers.{unread[0][6:]}.0.weight")
         for task, probs_BC in self.probs_BC.items():
             expected = (self.num_slides, self.classifiers[task].out_features)
             if probs_BC.shape != expected:
@@ -144,12 +147,11 @@ class GoldenSelection:
         for slide in range(self.num_slides):
             for number, (task, classifier) in enumerate(self.classifiers.items()):
                 self.aggregate.task, self.method.classifier = number, classifier
-                prediction = self.method.predict_bag(self._bag(slide))
-                away = np.abs(prediction.probs - self.probs_BC[task][slide]).max()
+                made = self.method.predict_bag(self._bag(slide))
+                away = np.abs(made.probs - self.probs_BC[task][slide]).max()
                 errors.setdefault(f"probs.{task}", []).append(float(away))
-            # the last task's scan is every task's: the selection knows no tasks
-            errors["idx"].append(_differing(prediction, Role.SALIENT, self.salient_BM[slide]))
-            errors["sub_idx"].append(_differing(prediction, Role.SUB_SALIENT, self.sub_BS[slide]))
+                errors["idx"].append(_differing(made, Role.SALIENT, self.salient_BM[slide]))
+                errors["sub_idx"].append(_differing(made, Role.SUB_SALIENT, self.sub_BS[slide]))
             errors["sub_emb"].append(self._sub_emb_error(slide))
         if not self.sub_BS.shape[1]:
             del errors["sub_idx"]
@@ -185,7 +187,7 @@ class GoldenSelection:
 
 def _indices(file: GoldenFile, name: str, num_slides: int) -> npt.NDArray[np.int64]:
     indices = file.array(name, 2)
-    if indices.dtype.kind not in "iu" or len(indices) != num_slides:
+    if len(indices) != num_slides or (indices.size and indices.dtype.kind not in "iu"):
         raise GoldenError(f"{name} does not hold patch numbers of {num_slides} slides")
     return indices.astype(np.int64)
 
@@ -201,7 +203,9 @@ def _conf(file: GoldenFile) -> dict:
     except (SyntaxError, ValueError) as cause:
         raise GoldenError("conf is not a printed dict") from cause
     counts = ("M", "S", "I", "H", "D_inner", "D", "N", "n_token")
-    missing = [name for name in (*counts, "use_pos") if not isinstance(conf, dict) or name not in conf]
+    missing = [
+        name for name in (*counts, "use_pos") if not isinstance(conf, dict) or name not in conf
+    ]
     if missing:
         raise GoldenError(f"conf has no {', '.join(missing)}")
     wrong = [name for name in counts if type(conf[name]) is not int or conf[name] < (name != "S")]
