@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.golden_file import Finding, GoldenError, GoldenFile, spelled_numbers
 from wsi_hr.bags.bag import Bag
+from wsi_hr.geometry import UInt8Array
 from wsi_hr.method_config import PatchGDConfig
 from wsi_hr.methods.method import StepContext
 from wsi_hr.methods.patchgd import PatchGD
@@ -42,7 +43,7 @@ class _ConvEncoder(Encoder):
         self.fc = nn.Linear(fc.shape[1], fc.shape[0])
         self.to(pixels_N3pp.dtype).load_state_dict(self.state_dict() | weights)
 
-    def forward(self, patches_KPP3: npt.NDArray[np.uint8] | Tensor) -> Tensor:
+    def forward(self, patches_KPP3: UInt8Array | Tensor, reduce: int = 1) -> Tensor:
         x = self.pixels_N3pp[spelled_numbers(patches_KPP3)]
         for name in self.convs:
             x = torch.relu(self.get_submodule(name)(x))
@@ -91,6 +92,9 @@ class _Sum:
     def backward(self, loss: Tensor) -> None:
         self.num_losses += 1
         loss.backward()
+
+    def backward_from(self, output: Tensor, gradient: Tensor) -> None:
+        output.backward(gradient)
 
     def step(self) -> None:
         self.num_steps += 1

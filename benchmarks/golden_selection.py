@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks.golden_file import Finding, GoldenError, GoldenFile, spelled_numbers
 from wsi_hr.bags.bag import Bag
 from wsi_hr.errors import ConfigError
+from wsi_hr.geometry import UInt8Array
 from wsi_hr.method_config import DBPSConfig
 from wsi_hr.methods.dbps import DBPS
 from wsi_hr.models.attention import DualAttention, sinusoid
@@ -47,7 +48,7 @@ class _LookUp(Encoder):
         super().__init__(nn.Identity(), dim=table_ND.shape[1])
         self.table = nn.Parameter(table_ND)
 
-    def forward(self, patches_KPP3: npt.NDArray[np.uint8] | Tensor) -> Tensor:
+    def forward(self, patches_KPP3: UInt8Array | Tensor, reduce: int = 1) -> Tensor:
         return self.table[spelled_numbers(patches_KPP3)]
 
 

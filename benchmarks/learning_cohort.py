@@ -48,9 +48,7 @@ def measure_metrics(cohort: Cohort) -> tuple[dict[str, dict[str, float]], dict[s
     metrics, missing = {}, {}
     with tempfile.TemporaryDirectory(prefix="wsi-hr-bench-") as scratch:
         folder = Path(scratch)
-        make_cohort(
-            folder, num_slides=cohort.num_slides, size_px=cohort.size_px, seed=cohort.seed
-        )
+        make_cohort(folder, num_slides=cohort.num_slides, size_px=cohort.size_px, seed=cohort.seed)
         tile_stage([folder / "slides"], folder / "store", resolve("demo", {}, ()).tile)
         for name, row in ROWS.items():
             chosen = [text for text in row.settings if not text.startswith(_AS_SHIPPED)]

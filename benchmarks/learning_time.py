@@ -18,6 +18,7 @@ from benchmarks.learning_rows import REFRESHED, ROWS, Trial, noise_bags
 from benchmarks.measure import Rounds, seconds
 from wsi_hr.bags.bag import Bag
 from wsi_hr.errors import WsiHrError
+from wsi_hr.methods.dbps import DBPS
 
 # Letters: N patches of a slide.
 
@@ -82,7 +83,9 @@ def measure_passes(
             except WsiHrError as error:
                 missing[name] = str(error)
         frozen_pass = bare_pass(dbps, bag)
-        run_once(works | {"": frozen_pass})  # libraries, buffers, and what an epoch leaves for the next
+        run_once(
+            works | {"": frozen_pass}
+        )  # libraries, buffers, and what an epoch leaves for the next
         for _ in range(repeats):
             for name, work in works.items():
                 before_s, work_s, after_s = (seconds(w) for w in (frozen_pass, work, frozen_pass))
@@ -99,9 +102,11 @@ def run_once(works: Mapping[str, Callable[[], object]]) -> None:
 
 def scan(trial: Trial, bag: Bag) -> Callable[[], object]:
     """The scan that an epoch begins with, alone."""
+    method = trial.method
+    assert isinstance(method, DBPS)
 
     def work() -> None:
-        trial.method.scan([bag])
+        method.scan([bag])
         trial.wait()
 
     return work

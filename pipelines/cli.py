@@ -81,7 +81,7 @@ Scheduler = Annotated[
     ),
 ]
 MethodName = Annotated[
-    str | None, typer.Option("--method", help="dbps or patchgd.", show_default="dbps")
+    str | None, typer.Option("--method", help="dbps, ips or patchgd.", show_default="dbps")
 ]
 EncoderName = Annotated[
     str | None, typer.Option("--encoder", help="A timm model name.", show_default="resnet18")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from wsi_hr.frozen import Frozen
 
@@ -20,17 +20,34 @@ class EncoderConfig(Frozen):
         False, description="keep batch norm on its running statistics while training"
     )
     chunk: int = Field(64, ge=1, description="patches embedded at a time without gradient")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 on a GPU that has it, else float32"
+    )
+    compile: bool = Field(
+        False, description="compile the network of the scan (torch.compile; minutes at first)"
+    )
 
 
-class DBPSConfig(Frozen):
-    """Dual-buffer patch selection (METHODS: DBPS). ``num_sub_salient: 0`` is IPS."""
+class IPSConfig(Frozen):
+    """Iterative patch selection (METHODS: IPS): DBPS without sub-salient patches."""
 
-    name: Literal["dbps"] = "dbps"
+    name: Literal["ips"] = "ips"
     num_salient: int = Field(16, ge=1, description="M: patches trained with gradient")
-    num_sub_salient: int = Field(32, ge=0, description="S: patches seen without gradient")
     scan_chunk: int = Field(32, ge=1, description="I: patches scored at a time")
     score: Literal["paper", "global"] = Field(
         "paper", description="paper: softmax over buffer + chunk; global: over all patches"
+    )
+    selection: Literal["hard", "half_sampled"] = Field(
+        "hard",
+        description="while training, hard: the M best; half_sampled: half drawn among these, half "
+        "among all others",
+    )
+    scan_scale: float = Field(1.0, description="the scan sees patches at 1, 0.5 or 0.25 scale")
+    scan_refresh: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="part of the patches an epoch scores anew, beside the best; 1: all of them",
     )
     heads: int = Field(8, ge=1, description="attention heads; must divide the embedding width")
     positions: bool = Field(False, description="add a sinusoidal code of the grid cell")
@@ -42,13 +59,53 @@ class DBPSConfig(Frozen):
     explore_epochs: float = Field(0.4, ge=0, le=1, description="part of the epochs that explore")
     explore_patches: int = Field(64, ge=1, description="gradient patches while explore is random")
 
+    @field_validator("scan_scale")
+    @classmethod
+    def _halves(cls, scale: float) -> float:
+        if scale not in (1.0, 0.5, 0.25):
+            raise ValueError("must be 1, 0.5 or 0.25")
+        return scale
+
+    @model_validator(mode="after")
+    def _refresh_what_is_comparable(self) -> Self:
+        if self.scan_refresh < 1 and self.score == "paper":
+            raise ValueError(
+                "scan_refresh below 1 keeps scores across epochs, which only global ones can be; "
+                "set method.score=global"
+            )
+        return self
+
+
+class DBPSConfig(IPSConfig):
+    """Dual-buffer patch selection (METHODS: DBPS)."""
+
+    name: Literal["dbps"] = "dbps"  # pyright: ignore[reportIncompatibleVariableOverride]
+    num_sub_salient: int | None = Field(
+        32, ge=0, description="S: patches seen without gradient; null: all others"
+    )
+    aggregation: Literal["dual", "concat"] = Field(
+        "dual",
+        description="dual: sub-salient seen in the light of salient; concat: both in one attention",
+    )
+
 
 class PatchGDConfig(Frozen):
     """Patch gradient descent (METHODS: PatchGD)."""
 
     name: Literal["patchgd"] = "patchgd"
     head: Literal["attention", "cnn"] = Field(
-        "attention", description="the head that reads Z; both take any grid"
+        "attention", description="the head that reads Z; all take any grid"
+    )
+    exact: bool = Field(
+        False,
+        description="the exact gradient of the whole slide, in the memory of one chunk, instead of "
+        "sampled inner steps",
+    )
+    block: int | None = Field(
+        None,
+        ge=2,
+        description="hierarchical Z: edge of the blocks of patches that are pooled into one vector "
+        "each (cells); null: a vector per patch",
     )
     sample: float = Field(
         0.5, gt=0, le=1, description="fraction of a slide's patches drawn per inner step (K / N)"
@@ -65,11 +122,21 @@ class PatchGDConfig(Frozen):
     num_salient: int = Field(16, ge=1, description="patches a prediction marks salient")
     num_sub_salient: int = Field(32, ge=0, description="patches it marks sub-salient, after those")
 
+    @model_validator(mode="after")
+    def _exact_visits_all(self) -> Self:
+        if self.exact and (self.coverage < 1 or self.fill_mode == "train"):
+            raise ValueError(
+                "exact visits every patch, and sees it in the fill as in the gradient: coverage "
+                "must be 1 and fill_mode eval"
+            )
+        return self
 
-METHOD_CONFIGS: dict[str, type[DBPSConfig] | type[PatchGDConfig]] = {
+
+METHOD_CONFIGS: dict[str, type[Frozen]] = {
     "dbps": DBPSConfig,
+    "ips": IPSConfig,
     "patchgd": PatchGDConfig,
 }
 DEFAULT_METHOD = "dbps"
 
-MethodConfig = Annotated[DBPSConfig | PatchGDConfig, Field(discriminator="name")]
+MethodConfig = Annotated[DBPSConfig | IPSConfig | PatchGDConfig, Field(discriminator="name")]

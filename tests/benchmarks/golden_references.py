@@ -143,7 +143,8 @@ def patchgd_arrays(
     rng = np.random.default_rng(seed)
     rows, cols = grid
     num, dim, channels = rows * cols, 3, 2
-    inner = round(1 / pct)
+    size = round(pct * num)
+    inner = -(-num // size)
     epsilon = epsilon or inner
     theta = {
         "encoder.conv1.weight": rng.normal(size=(2, 3, 3, 3)) / 3,
@@ -178,7 +179,7 @@ def patchgd_arrays(
         """The sum of all inner losses, ``w`` embedding only what an inner step draws."""
         fresh, total = embed(w, patches), 0.0
         for step, share in enumerate(shares):
-            drawn = slice(step * num // inner, (step + 1) * num // inner)
+            drawn = slice(step * size, (step + 1) * size)
             z = stale.copy()
             z[:, drawn] = fresh[:, drawn]
             total += loss(theta, as_block(z), y, strides) / share

@@ -29,6 +29,7 @@ GRADIENTS = {
     "three layers": {"grid": (6, 6), "edge": 4, "pct": 1 / 3, "layers": 3, "classes": 2},
     "one inner step": {"grid": (2, 3), "edge": 6, "pct": 1.0, "layers": 1, "slides": 2},
     "several optimiser steps": {"grid": (4, 4), "pct": 0.25, "epsilon": 3},
+    "a short last draw": {"grid": (4, 5), "pct": 0.3},
     "float32": {"dtype": np.float32},
 }
 

@@ -21,7 +21,7 @@ class TableEncoder(Encoder):
         super().__init__(nn.Identity(), dim=table_ND.shape[1], chunk=chunk)
         self.table = nn.Parameter(table_ND.clone())
 
-    def forward(self, patches_KPP3: np.ndarray | Tensor) -> Tensor:
+    def forward(self, patches_KPP3: np.ndarray | Tensor, reduce: int = 1) -> Tensor:
         return self.table[spelled_numbers(patches_KPP3)]
 
 
@@ -59,6 +59,9 @@ class Recorder:
     def backward(self, loss: Tensor) -> None:
         self.losses.append(float(loss.detach()))
         loss.backward()
+
+    def backward_from(self, output: Tensor, gradient: Tensor) -> None:
+        output.backward(gradient)
 
     def step(self) -> None:
         self.steps.append(

@@ -11,7 +11,7 @@ import torch
 from helpers import Recorder, context, random_bag
 from torch import nn
 
-from wsi_hr.method_config import DBPSConfig, PatchGDConfig
+from wsi_hr.method_config import DBPSConfig, IPSConfig, PatchGDConfig
 from wsi_hr.methods import METHODS, build_method
 from wsi_hr.methods.method import Method
 from wsi_hr.models.encoder import Encoder
@@ -21,9 +21,15 @@ CONFIGS = {
     "dbps": DBPSConfig(num_salient=4, num_sub_salient=5, scan_chunk=6, heads=2),
     "dbps global": DBPSConfig(num_salient=4, num_sub_salient=5, heads=2, score="global"),
     "dbps half sampled": DBPSConfig(num_salient=4, heads=2, explore="half_sampled"),
-    "ips": DBPSConfig(num_salient=4, num_sub_salient=0, heads=2, explore="none"),
+    "dbps concat": DBPSConfig(num_salient=4, heads=2, aggregation="concat", num_sub_salient=None),
+    "dbps half": DBPSConfig(num_salient=4, heads=2, selection="half_sampled", explore="none"),
+    "dbps refreshed": DBPSConfig(num_salient=4, heads=2, score="global", scan_refresh=0.3),
+    "ips": IPSConfig(num_salient=4, heads=2, explore="none"),
     "patchgd": PatchGDConfig(num_salient=4, num_sub_salient=5),
     "patchgd cnn": PatchGDConfig(head="cnn", num_salient=4, num_sub_salient=5),
+    "patchgd blocks": PatchGDConfig(block=3, num_salient=4, num_sub_salient=5),
+    "patchgd exact": PatchGDConfig(exact=True, num_salient=4, num_sub_salient=5),
+    "patchgd exact blocks": PatchGDConfig(exact=True, block=2, num_salient=4),
 }
 
 
@@ -31,7 +37,9 @@ def make(name: str) -> Method:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
                         nn.AdaptiveAvgPool2d(1), nn.Flatten())  # fmt: skip
-    return build_method(CONFIGS[name], Encoder(net, dim=16, chunk=8), [1.0, 1.0, 1.0])
+    config = CONFIGS[name]
+    encoder = Encoder(net, dim=16, chunk=8, freeze_bn=getattr(config, "exact", False))
+    return build_method(config, encoder, [1.0, 1.0, 1.0])
 
 
 def test_every_method_is_covered() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import Recorder, context, pixel_encoder, random_bag
+from helpers import Recorder, context, numbered_bag, pixel_encoder, random_bag
 from torch import nn
 
 from benchmarks.check_golden import check_golden
@@ -116,7 +116,7 @@ def test_draws_are_disjoint_and_cover_what_is_asked() -> None:
         (100, 0.9, 0.3, 256, [30]),
     ]:
         method = make(sample=sample, coverage=coverage, max_sampled=most)
-        draws = method._draw(num, np.random.default_rng(1))
+        draws = method._draw(method._units(numbered_bag(np.arange(num))), np.random.default_rng(1))
         assert [len(draw) for draw in draws] == expected
         seen = np.concatenate(draws)
         assert len(np.unique(seen)) == len(seen)
@@ -138,7 +138,7 @@ def test_fresh_vectors_stay_in_z_for_later_inner_steps() -> None:
             super().step()
 
     method.train_bags(bags, Descend(method), context())
-    first, second = method._draw(12, np.random.default_rng(len("full")))
+    first, second = method._draw(method._units(bags[0]), np.random.default_rng(len("full")))
     cells = bags[0].grid.cells
     for k in first:
         r, q = cells[k]
@@ -178,7 +178,7 @@ def test_fill_mode_decides_whether_batch_norm_learns(mode: str) -> None:
     encoder = Encoder(net, dim=6, chunk=8)
     method = PatchGD(PatchGDConfig(fill_mode=mode), encoder, [1.0] * 3, head=SmoothHead(6)).train()
     before = net[1].running_mean.clone()
-    method._fill(random_bag(np.random.default_rng(0), 11))
+    method._fill(method._units(random_bag(np.random.default_rng(0), 11)))
     assert torch.equal(net[1].running_mean, before) == (mode == "eval")
 
 

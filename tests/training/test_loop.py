@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +46,14 @@ def data(num_slides: int = 12) -> TrainingSet:
     return TrainingSet(bags, ids[:cut], ids[cut:], {s: b.label for s, b in bags.bags.items()})
 
 
-def config(method: str = "dbps", **train) -> Config:
+def config(method: str = "dbps", more: Sequence[str] = (), **train) -> Config:
     settings = {"epochs": 4, "batch_size": 3, "lr": 0.01} | train
     small = {
         "dbps": ["method.num_salient=4", "method.num_sub_salient=4", "method.heads=2"],
         "patchgd": ["method.head=attention"],
     }
     return resolve_config(
-        {"method": {"name": method}, "train": settings}, {"seed": 5}, small[method]
+        {"method": {"name": method}, "train": settings}, {"seed": 5}, [*small[method], *more]
     )
 
 
@@ -60,7 +61,8 @@ def method_for(cfg: Config) -> nn.Module:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
                         nn.Flatten())  # fmt: skip
-    return build_method(cfg.method, Encoder(net, dim=8, chunk=8), [1.0, 1.0])
+    frozen = getattr(cfg.method, "exact", False)
+    return build_method(cfg.method, Encoder(net, dim=8, chunk=8, freeze_bn=frozen), [1.0, 1.0])
 
 
 # Twice what either needs on one machine: on another, rounding sends the same seed another way.
@@ -80,10 +82,20 @@ class _Killed(BaseException):
     """Stands for SIGKILL: nothing may catch it."""
 
 
-@pytest.mark.parametrize("name", ["dbps", "patchgd"])
+VARIANTS = {
+    "dbps": [],
+    "dbps with a refreshed scan": [
+        "method.score=global", "method.scan_refresh=0.3", "method.explore=none",
+    ],
+    "patchgd": [],
+    "patchgd exact": ["method.exact=true", "method.block=2"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("steps", [1, 7])
 def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, name: str, steps: int) -> None:
-    cfg = config(name)
+    cfg = config(name.split()[0], more=VARIANTS[name])
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     whole.mkdir()
     torn.mkdir()
@@ -101,6 +113,7 @@ def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, name: str, steps:
     assert fit(method_for(cfg), data(), cfg, torn, {}) == expected
     for name_ in (BEST, LAST, METRICS):
         assert (whole / name_).read_bytes() == (torn / name_).read_bytes()
+    assert sorted(path.name for path in torn.iterdir()) == sorted((BEST, LAST, METRICS))
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

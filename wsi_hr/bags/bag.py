@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -13,12 +9,6 @@ from typing import Protocol
 import numpy as np
 
 from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, UInt8Array
-from wsi_hr.store.thread_pool import LazyThreadPool
-
-_CHUNKS_AHEAD = 2
-
-# Their work is to wait for a source's own decoding, so a few serve any number of streams.
-_readers = LazyThreadPool(2 * _CHUNKS_AHEAD, "wsi-hr-read-ahead")
 
 
 class PatchSource(Protocol):
@@ -103,46 +93,3 @@ class Bag:
             StoreError: a patch is damaged.
         """
         return self.source.read(self.indices[positions])
-
-    def stream(
-        self, chunk: int, positions: Int64Array | None = None
-    ) -> Iterator[tuple[Int64Array, UInt8Array]]:
-        """Read patches in order, a chunk at a time, the next chunks meanwhile in the background.
-
-        Memory holds the chunk in use and at most two more. An error is raised where its chunk
-        would have come; a consumer that stops early leaves nothing running beyond these chunks.
-
-        Args:
-            chunk: patches at a time; the last chunk may have fewer.
-            positions: i64[J] of this bag, in the order wanted; all of them if not given.
-
-        Returns:
-            Pairs of positions i64[K] and pixels u8[K, P, P, 3].
-
-        Raises:
-            ValueError: ``chunk`` is not positive.
-        """
-        if chunk < 1:
-            raise ValueError(f"a chunk has at least one patch, not {chunk}")
-        wanted = np.arange(len(self), dtype=np.int64) if positions is None else positions
-        return self._read_ahead(
-            [wanted[start : start + chunk] for start in range(0, len(wanted), chunk)]
-        )
-
-    def _read_ahead(self, parts: list[Int64Array]) -> Iterator[tuple[Int64Array, UInt8Array]]:
-        ahead: deque[tuple[Int64Array, Future[UInt8Array]]] = deque()
-        to_come = iter(parts)
-
-        def ask(num_chunks: int) -> None:
-            for part in itertools.islice(to_come, num_chunks):
-                ahead.append((part, _readers.get().submit(self.read, part)))
-
-        try:
-            ask(_CHUNKS_AHEAD)
-            while ahead:
-                part, pixels = ahead.popleft()
-                ask(1)
-                yield part, pixels.result()
-        finally:
-            for _, pixels in ahead:
-                pixels.cancel()

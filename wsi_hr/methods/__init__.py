@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from wsi_hr.method_config import DBPSConfig, MethodConfig, PatchGDConfig
+from wsi_hr.method_config import DBPSConfig, IPSConfig, MethodConfig, PatchGDConfig
 from wsi_hr.methods.dbps import DBPS
+from wsi_hr.methods.ips import IPS
 from wsi_hr.methods.method import Method
 from wsi_hr.methods.patchgd import PatchGD
 from wsi_hr.models.encoder import Encoder
 
 METHODS: dict[type[MethodConfig], Callable[..., Method]] = {
     DBPSConfig: DBPS,
+    IPSConfig: IPS,
     PatchGDConfig: PatchGD,
 }
 

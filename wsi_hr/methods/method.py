@@ -24,6 +24,10 @@ class Update(Protocol):
         """Accumulate the gradient of ``loss``."""
         ...
 
+    def backward_from(self, output: Tensor, gradient: Tensor) -> None:
+        """Accumulate what follows from ``gradient``, the gradient of the loss by ``output``."""
+        ...
+
     def step(self) -> None:
         """Apply the accumulated gradient and clear it."""
         ...
@@ -91,6 +95,11 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def min_patches(self) -> int:
         """Patches a sampler must leave in a bag for the method to work as meant."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it asks ``context.memory`` for what the epoch before left."""
+        return False
 
     @abstractmethod
     def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:

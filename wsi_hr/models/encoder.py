@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
+from wsi_hr.bags.stream import pack
 from wsi_hr.errors import ConfigError
+from wsi_hr.geometry import Int64Array, UInt8Array
 from wsi_hr.method_config import EncoderConfig
+from wsi_hr.models.scan_net import ScanNet
+from wsi_hr.models.upload import Upload
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +50,18 @@ class Encoder(nn.Module):
         std: tuple[float, ...] = (0.5, 0.5, 0.5),
         chunk: int = 64,
         freeze_bn: bool = False,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.dim = dim
         self.chunk = chunk
         self.freeze_bn = freeze_bn
+        self.precision = precision
+        self._compiled = compiled
+        self._scan_net: ScanNet | None = None
+        self._upload: Upload | None = None
         std_3 = torch.tensor(std, dtype=torch.float32)
         # in the checkpoint too: a model keeps the normalisation it learned with, whatever timm says
         self.register_buffer("scale", 1 / (255 * std_3))
@@ -72,21 +81,58 @@ class Encoder(nn.Module):
                     module.eval()
         return self
 
-    def forward(self, patches_KPP3: npt.NDArray[np.uint8] | Tensor) -> Tensor:
-        """Embed u8[K, P, P, 3] -> float[K, D]."""
-        x = torch.as_tensor(patches_KPP3).to(self.device, non_blocking=True)
+    @property
+    def fixed_size(self) -> bool:
+        """Whether the network takes patches of one size only, as vision transformers do."""
+        return hasattr(self.net, "patch_embed") and not getattr(self.net, "dynamic_img_size", False)
+
+    @property
+    def autocast(self) -> bool:
+        """Whether the network computes in bfloat16."""
+        if self.scale.dtype != torch.float32:
+            return False
+        if self.precision == "auto":
+            return self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return self.precision == "bfloat16"
+
+    def forward(self, patches_KPP3: UInt8Array | Tensor, reduce: int = 1) -> Tensor:
+        """Embed u8[K, P, P, 3] -> float[K, D].
+
+        In eval mode without gradient the network is the one of the scan: the same function, batch
+        norms folded into convolutions.
+
+        Args:
+            patches_KPP3: pixels, on any device.
+            reduce: px of a patch, per axis, that are averaged into one before.
+        """
+        x = torch.as_tensor(patches_KPP3).to(self.device)
         # NHWC bytes seen as NCHW are already in channels_last order: no copy before the cast
         x = x.permute(0, 3, 1, 2).to(self.scale.dtype)
         x = x * self.scale.view(3, 1, 1) + self.shift.view(3, 1, 1)
-        return self.net(x)
+        if reduce > 1:
+            x = nn.functional.avg_pool2d(x, reduce)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            embedded = self.net(x) if self.training or torch.is_grad_enabled() else self._scan(x)
+        return embedded.to(self.scale.dtype)
 
-    def embed_padded(self, patches_KPP3: npt.NDArray[np.uint8]) -> Tensor:
+    def _scan(self, x: Tensor) -> Tensor:
+        if self._scan_net is None:
+            self._scan_net = ScanNet(self.net, compiled=self._compiled)
+        return self._scan_net(x)
+
+    def embed_padded(self, patches_KPP3: UInt8Array, reduce: int = 1) -> Tensor:
         """Embed patches ``chunk`` at a time, always that many; the padding is cut off again."""
         num = len(patches_KPP3)
+        more = {} if reduce == 1 else {"reduce": reduce}
+        if self._upload is None or self._upload.device != self.device:
+            self._upload = Upload(self.device)
         while True:
             try:
                 parts = [
-                    self(_padded(patches_KPP3[first : first + self.chunk], self.chunk))
+                    self(
+                        self._upload(_padded(patches_KPP3[first : first + self.chunk], self.chunk)),
+                        **more,
+                    )
                     for first in range(0, max(num, 1), self.chunk)
                 ]
                 return torch.cat(parts)[:num]
@@ -101,7 +147,7 @@ class Encoder(nn.Module):
                 )
 
 
-def _padded(patches_KPP3: npt.NDArray[np.uint8], chunk: int) -> npt.NDArray[np.uint8]:
+def _padded(patches_KPP3: UInt8Array, chunk: int) -> UInt8Array:
     padding = np.zeros((chunk - len(patches_KPP3), *patches_KPP3.shape[1:]), np.uint8)
     return np.concatenate([patches_KPP3, padding]) if len(padding) else patches_KPP3
 
@@ -120,23 +166,33 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def embed_stream(
-    encoder: Encoder, bag: Bag, positions: npt.NDArray[np.int64] | None = None
-) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
-    """Embed a bag chunk by chunk in eval mode, without gradient.
+def embed_packed(
+    encoder: Encoder,
+    bags: Sequence[Bag],
+    wanted: Sequence[Int64Array] | None = None,
+    *,
+    reduce: int = 1,
+) -> Iterator[tuple[int, Int64Array, Tensor]]:
+    """Embed the patches of bags chunk by chunk in eval mode, without gradient.
+
+    A chunk is filled from several bags, and read ahead in the background; at most one is embedded.
 
     Args:
         encoder: embeds; its ``chunk`` is the batch size.
-        bag: N patches, read ahead in the background.
-        positions: which patches, in which order; all in order by default.
+        bags: N patches each.
+        wanted: positions i64[J] of each bag, in the order wanted; all of them if not given.
+        reduce: see :meth:`Encoder.forward`.
 
     Yields:
-        Positions i64[K] in the bag and their embeddings [K, D]; at most one chunk is in memory.
+        The number of a bag, positions i64[K] in it, and their embeddings [K, D]; one bag after the
+        other, in order.
     """
-    for at, patches in bag.stream(encoder.chunk, positions):
+    for pieces, patches in pack(bags, encoder.chunk, wanted):
         with frozen(encoder):
-            embedded = encoder.embed_padded(patches)
-        yield at, embedded
+            embedded = encoder.embed_padded(patches, reduce)
+        parts = embedded.split([len(piece.positions) for piece in pieces])
+        for piece, part in zip(pieces, parts, strict=True):
+            yield piece.bag, piece.positions, part
 
 
 def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = True) -> Encoder:
@@ -169,6 +225,8 @@ def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = 
         std=tuple(cfg.get("std", (0.5, 0.5, 0.5))),
         chunk=config.chunk,
         freeze_bn=config.freeze_bn,
+        precision=config.precision,
+        compiled=config.compile,
     )
 
 

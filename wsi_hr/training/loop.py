@@ -18,7 +18,7 @@ from wsi_hr.bags.bag_set import BagSet
 from wsi_hr.config import Config
 from wsi_hr.errors import CheckpointError, TrainingError
 from wsi_hr.geometry import Int64Array
-from wsi_hr.methods.method import Method, StepContext
+from wsi_hr.methods.method import Method, NoMemory, SlideMemory, StepContext
 from wsi_hr.runtime import rng_for, seed_for, write_text_atomic
 from wsi_hr.samplers import build_sampler
 from wsi_hr.training.checkpoint import (
@@ -30,6 +30,7 @@ from wsi_hr.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from wsi_hr.training.epoch_memory import EpochMemory, forget
 from wsi_hr.training.metrics import slide_metrics
 from wsi_hr.training.update import AdamWUpdate
 
@@ -106,9 +107,10 @@ def fit(
             on_epoch(row)
     for epoch in range(len(history), config.train.epochs):
         torch.manual_seed(seed_for(config.seed, "torch", epoch))
+        memory = EpochMemory(run_dir, epoch) if method.remembers else NoMemory()
         row = {
             "epoch": epoch,
-            "train_loss": _train_epoch(method, data, config, update, epoch, on_slides),
+            "train_loss": _train_epoch(method, data, config, update, epoch, on_slides, memory),
         }
         row |= {f"val_{name}": value for name, value in evaluate(method, data, data.val).items()}
         _require_finite(method, epoch)
@@ -119,6 +121,7 @@ def fit(
         save_checkpoint(last, Checkpoint(model | optimizer_tensors(update.optimizer), meta))
         _complete(run_dir, model, meta)
         on_epoch(row)
+    forget(run_dir)
     return history
 
 
@@ -171,11 +174,13 @@ def _train_epoch(
     update: AdamWUpdate,
     epoch: int,
     on_slides: Callable[[int], None],
+    memory: SlideMemory,
 ) -> float:
     sampler = build_sampler(config.sampler)
     context = StepContext(
         progress=epoch / config.train.epochs,
         rng=lambda slide_id: rng_for(config.seed, epoch, slide_id, "method"),
+        memory=memory,
     )
     method.train()
     losses: list[float] = []

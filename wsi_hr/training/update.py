@@ -42,6 +42,10 @@ class AdamWUpdate:
             )
         loss.backward()
 
+    def backward_from(self, output: Tensor, gradient: Tensor) -> None:
+        """Accumulate what follows from ``gradient``, the gradient of the loss by ``output``."""
+        output.backward(gradient)
+
     def step(self) -> None:
         """Clip, update, clear."""
         if self._config.clip_norm is not None:
