@@ -6,8 +6,8 @@ Every method learns with the same encoder on the same patches: milliseconds a st
 (above that of the same process before its first step; on CUDA the device's), and the held-out AUC
 on a cohort with planted lesions, which has an encoder of its own. A frozen pass is the bare
 encoder's forward over the same patches, timed before and after whatever is told in it. Medians are
-printed with the least and greatest; all numbers are in the JSON. ``--quick`` measures the same with a
-smaller encoder, fewer rounds, and a cohort too small for its AUC to say much.
+printed with the least and greatest; all numbers are in the JSON. ``--quick`` measures the same
+with a smaller encoder, fewer rounds, and a cohort too small for its AUC to say much.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from benchmarks.learning_memory import measure_memory
 from benchmarks.learning_rows import ROWS
 from benchmarks.learning_time import Missing, measure_passes, measure_steps
 from benchmarks.measure import TARGET_HEADING, Rounds, Target, machine
+from wsi_hr.errors import WsiHrError
 from wsi_hr.training.run import pick_device
 
 _PACKAGES = ("torch", "timm", "numpy", "simplejpeg", "wsi-hr")
-_SIZES = (1_000, 10_000, 100_000)  # N, for memory
 
 TARGETS = {
     "dbps_vs_gd_time_x": Target("DBPS step against all patches: time, x", 0.5, 0.4, low=True),
@@ -60,6 +60,7 @@ class Scale:
         repeats: rounds.
         memory_encoder: a timm model, where memory is measured over N.
         memory_px: edge of a patch there.
+        memory_sizes: N there, rising.
         cohort: what the methods are told apart on.
     """
 
@@ -71,6 +72,7 @@ class Scale:
     repeats: int = 5
     memory_encoder: str = "resnet18"
     memory_px: int = 32
+    memory_sizes: tuple[int, ...] = (1_000, 10_000, 100_000)
     cohort: Cohort = Cohort()
 
     @property
@@ -136,7 +138,8 @@ def measure(scale: Scale) -> dict:
         "dbps_vs_gd_memory_x": _ratio(peaks.get("dbps"), peaks.get("gd")),
         **{name: _median(passes, name) for name in passes.values},
         "memory_ratio_100k_1k": max(
-            (found["ratio_100k_1k"] for found in memory.values()), default=None
+            (found["100000"] / found["1000"] for found in memory.values() if "100000" in found),
+            default=None,
         ),
         "memory": memory,
         "metrics": metrics,
@@ -156,12 +159,11 @@ def measure_peaks(scale: Scale) -> tuple[dict[str, float], Missing]:
     peaks, missing = {}, {}
     for name, row in ROWS.items():
         try:
-            found = measure_memory(
-                [*scale.settings, *row.settings], num_bags=scale.num_bags,
-                num_patches=scale.num_patches, patch_px=scale.patch_px,
+            (peaks[name],) = measure_memory(
+                [*scale.settings, *row.settings], [scale.num_patches],
+                num_bags=scale.num_bags, patch_px=scale.patch_px,
             )  # fmt: skip
-            peaks[name] = found["peak_mib"]
-        except ChildProcessError as error:
+        except (WsiHrError, ChildProcessError) as error:
             missing[f"{name} peak"] = str(error)
     return peaks, missing
 
@@ -174,16 +176,13 @@ def measure_flatness(scale: Scale) -> tuple[dict[str, dict[str, float]], Missing
             continue
         settings = [f"encoder.name={scale.memory_encoder}", *row.settings, *row.streaming]
         try:
-            found = {
-                str(num): measure_memory(
-                    settings, num_patches=num, patch_px=scale.memory_px, endless=True, predict=True
-                )["peak_mib"]
-                for num in _SIZES
-            }
-        except ChildProcessError as error:
+            peaks = measure_memory(
+                settings, scale.memory_sizes, patch_px=scale.memory_px, endless=True, predict=True
+            )
+        except (WsiHrError, ChildProcessError) as error:
             missing[f"{name} memory"] = str(error)
             continue
-        memory[name] = found | {"ratio_100k_1k": found["100000"] / found["1000"]}
+        memory[name] = dict(zip(map(str, scale.memory_sizes), peaks, strict=True))
     return memory, missing
 
 
@@ -202,10 +201,11 @@ def print_table(report: dict) -> None:
         texts = ["-" if cell is None else f"{cell:.4g}" for cell in cells]
         line = "".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
         print(f"{ROWS[name].what:24}{line}")
-    print(f"\n{'peak MiB at N =':24}" + "".join(f"{num:>10,}" for num in _SIZES) + "     ratio")
+    sizes = scale["memory_sizes"]
+    print(f"\n{'peak MiB at N =':24}" + "".join(f"{num:>10,}" for num in sizes))
     for name, found in report["memory"].items():
-        cells = "".join(f"{found[str(num)]:10.4g}" for num in _SIZES)
-        print(f"{ROWS[name].what:24}{cells}{found['ratio_100k_1k']:10.4g}")
+        cells = "".join(f"{found[str(num)]:10.4g}" for num in sizes)
+        print(f"{ROWS[name].what:24}{cells}")
     print(f"\n{TARGET_HEADING}")
     for name, target in TARGETS.items():
         value = report.get(name)

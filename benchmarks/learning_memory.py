@@ -1,19 +1,17 @@
 """Peak memory of a method, above that of the same process before its first step.
 
-    python -m benchmarks.learning_memory '{"settings": [...], "num_patches": 256, ...}'
-
-A process of its own for every figure, since a peak never falls. On CUDA it is the device's memory.
+A process of its own for every method, since a peak never falls. On CUDA it is the device's memory.
 """
 
 from __future__ import annotations
 
 import gc
-import json
+import multiprocessing
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -22,6 +20,10 @@ from benchmarks.learning_rows import EndlessPatches, Trial, noise_bags
 from wsi_hr.bags.bag import Bag
 
 _MIB = 1 << 20
+
+# forked from a server that has imported everything and computed nothing
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload([__name__])
 
 
 class PeakMemory:
@@ -52,57 +54,58 @@ def _status_mib(name: str) -> float:
 
 def measure_memory(
     settings: Sequence[str],
+    sizes: Sequence[int],
     *,
-    num_patches: int,
     patch_px: int,
     num_bags: int = 1,
     endless: bool = False,
     predict: bool = False,
-) -> dict[str, float]:
-    """``peak_mib`` above ``idle_mib`` of a process that takes two steps (one, if ``endless``).
+) -> list[float]:
+    """Peak MiB after slides of each size, the sizes rising, above a process that did nothing yet.
 
-    The encoder, the method and the pixels of ``num_bags`` slides count as idle; gradients, the
-    optimiser and all that is computed do not.
+    The encoder, the method and the pixels of the slides count as idle; gradients, the optimiser and
+    all that is computed do not.
 
     Args:
         settings: texts of ``--set``.
-        num_patches: N of every slide.
+        sizes: N of every slide of a step.
         patch_px: edge of a patch.
         num_bags: slides of a step.
         endless: make patches when they are read, instead of holding them.
         predict: predict every slide, too.
 
     Raises:
-        ChildProcessError: the process ended otherwise; says why.
+        WsiHrError: there is no such method, or it could not do its work.
+        ChildProcessError: the process was killed.
     """
     job = {
-        "settings": list(settings), "num_patches": num_patches, "patch_px": patch_px,
+        "settings": list(settings), "sizes": list(sizes), "patch_px": patch_px,
         "num_bags": num_bags, "endless": endless, "predict": predict,
     }  # fmt: skip
-    command = [sys.executable, "-m", "benchmarks.learning_memory", json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
-        raise ChildProcessError(lines[-1])
-    return json.loads(done.stdout)
+    with ProcessPoolExecutor(1, mp_context=_processes) as pool:
+        try:
+            return pool.submit(_run, job).result()
+        except BrokenProcessPool as cause:
+            raise ChildProcessError("its process was killed, as one is for memory") from cause
 
 
-def _run(job: dict) -> dict[str, float]:
-    num_patches, patch_px = job["num_patches"], job["patch_px"]
-    if job["endless"]:
-        bags = [Bag.of(EndlessPatches(num_patches, patch_px), 1) for _ in range(job["num_bags"])]
-    else:
-        bags = noise_bags(job["num_bags"], num_patches, patch_px)
+def _run(job: dict) -> list[float]:
+    patch_px, sizes = job["patch_px"], job["sizes"]
+    slides = {size: _bags(job, size) for size in sizes}
     with tempfile.TemporaryDirectory(prefix="wsi-hr-bench-") as folder:
-        trial = Trial(job["settings"], bags, patch_px, Path(folder))
-        memory = PeakMemory(trial.device)
-        trial.step()
-        if not job["endless"]:
-            trial.step()  # the optimiser's own memory is there from the first step's end on
-        if job["predict"]:
-            trial.predict()
-        return {"peak_mib": memory.peak_mib(), "idle_mib": memory.idle_mib}
+        trial = Trial(job["settings"], patch_px, Path(folder))
+        memory, peaks = PeakMemory(trial.device), []
+        # the first twice: what an optimiser keeps is there from the first step's end on
+        for size in [sizes[0], *sizes]:
+            trial.step(slides[size])
+            if job["predict"]:
+                trial.predict(slides[size])
+            peaks.append(memory.peak_mib())
+    return peaks[1:]
 
 
-if __name__ == "__main__":
-    print(json.dumps(_run(json.loads(sys.argv[1]))))
+def _bags(job: dict, num_patches: int) -> list[Bag]:
+    num_bags, patch_px = job["num_bags"], job["patch_px"]
+    if not job["endless"]:
+        return noise_bags(num_bags, num_patches, patch_px)
+    return [Bag.of(EndlessPatches(num_patches, patch_px), 1) for _ in range(num_bags)]

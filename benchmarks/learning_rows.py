@@ -72,11 +72,10 @@ class Remembered:
 
 
 class Trial:
-    """A method ready to learn from some bags.
+    """A method ready to learn.
 
     Args:
         settings: texts of ``--set``: method and encoder.
-        bags: what a step is taken on.
         patch_px: P.
         folder: where the method may keep files.
 
@@ -84,9 +83,7 @@ class Trial:
         ConfigError: there is no such method or setting, or they do not fit the encoder.
     """
 
-    def __init__(
-        self, settings: Sequence[str], bags: Sequence[Bag], patch_px: int, folder: Path
-    ) -> None:
+    def __init__(self, settings: Sequence[str], patch_px: int, folder: Path) -> None:
         config = resolve_config(assignments=settings)
         self.device = pick_device(config.train.device)
         torch.manual_seed(0)
@@ -95,24 +92,23 @@ class Trial:
         keep_in = getattr(self.method, "keep_in", None)
         if keep_in is not None:
             keep_in(folder)
-        self.bags = bags
         self._update = AdamWUpdate(self.method, config.train)
         self._update.set_epoch(config.train.epochs / 2)
         self._memory = Remembered()
         self._epoch = 0
 
-    def step(self) -> None:
-        """Learn from the bags once, as training does in an epoch."""
+    def step(self, bags: Sequence[Bag]) -> None:
+        """Learn from a batch of bags once, as training does in an epoch."""
         epoch = self._epoch
         context = StepContext(1.0, lambda slide_id: rng_for(0, epoch, slide_id), self._memory)
         self.method.train()
-        self.method.train_bags(self.bags, self._update, context)
+        self.method.train_bags(bags, self._update, context)
         self._epoch += 1
         self.wait()
 
-    def predict(self) -> None:
+    def predict(self, bags: Sequence[Bag]) -> None:
         """Predict every bag."""
-        for bag in self.bags:
+        for bag in bags:
             self.method.predict_bag(bag)
         self.wait()
 

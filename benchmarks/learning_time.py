@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +40,14 @@ def measure_steps(
         bags = noise_bags(num_bags, num_patches, patch_px)
         for name, row in ROWS.items():
             try:
-                trial = Trial([*settings, *row.settings], bags, patch_px, Path(folder) / name)
-                trial.step()  # what is done once is no part of a step
+                trial = Trial([*settings, *row.settings], patch_px, Path(folder) / name)
+                trial.step(bags)  # what is done once is no part of a step
                 trials[name] = trial
             except WsiHrError as error:
                 missing[name] = str(error)
         for _ in range(repeats):
             for name, trial in trials.items():
-                rounds.add(f"{name}_ms", 1000 * seconds(trial.step))
+                rounds.add(f"{name}_ms", 1000 * seconds(partial(trial.step, bags)))
             if "gd" in trials:
                 gd_ms = rounds.values["gd_ms"][-1]
                 for name in trials:
@@ -63,13 +64,13 @@ def measure_passes(
     with tempfile.TemporaryDirectory(prefix="wsi-hr-bench-") as folder:
 
         def made(more: Sequence[str]) -> Trial:
-            return Trial([*settings, *more], [bag], patch_px, Path(folder))
+            return Trial([*settings, *more], patch_px, Path(folder))
 
         dbps = made(ROWS["dbps"].settings)
         works: dict[str, Callable[[], object]] = {
             "scan_overhead_x": scan(dbps, bag),
-            "prediction_x": dbps.predict,
-            "dbps_epoch_x": dbps.step,
+            "prediction_x": partial(dbps.predict, [bag]),
+            "dbps_epoch_x": partial(dbps.step, [bag]),
         }
         for name, more in {
             "ips_epoch_x": ROWS["ips"].settings,
@@ -79,25 +80,18 @@ def measure_passes(
             "abmilx_epoch_x": ROWS["abmilx"].settings,
         }.items():
             try:
-                works[name] = made(more).step
+                works[name] = partial(made(more).step, [bag])
             except WsiHrError as error:
                 missing[name] = str(error)
         frozen_pass = bare_pass(dbps, bag)
-        run_once(
-            works | {"": frozen_pass}
-        )  # libraries, buffers, and what an epoch leaves for the next
+        for work in (frozen_pass, *works.values()):
+            work()  # buffers, and what an epoch leaves for the next
         for _ in range(repeats):
             for name, work in works.items():
                 before_s, work_s, after_s = (seconds(w) for w in (frozen_pass, work, frozen_pass))
                 rounds.add("frozen_pass_s", (before_s + after_s) / 2)
                 rounds.add(name, work_s / rounds.values["frozen_pass_s"][-1])
     return rounds, missing
-
-
-def run_once(works: Mapping[str, Callable[[], object]]) -> None:
-    """Run each, for what only its first run does."""
-    for work in works.values():
-        work()
 
 
 def scan(trial: Trial, bag: Bag) -> Callable[[], object]:
