@@ -17,8 +17,13 @@ from wsi_hr.errors import CheckpointError, TrainingError
 from wsi_hr.methods import build_method
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.testing.memory_patches import MemoryPatches
-from wsi_hr.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from wsi_hr.training.loop import BEST, LAST, METRICS, TrainingSet, best_epoch, fit
+from wsi_hr.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    restore_model,
+    save_checkpoint,
+)
+from wsi_hr.training.loop import BEST, LAST, METRICS, TrainingSet, best_epoch, evaluate, fit
 from wsi_hr.training.update import AdamWUpdate, learning_rate
 
 
@@ -51,6 +56,9 @@ def config(method: str = "dbps", more: Sequence[str] = (), **train) -> Config:
     small = {
         "dbps": ["method.num_salient=4", "method.num_sub_salient=4", "method.heads=2"],
         "patchgd": ["method.head=attention"],
+        "gd": ["method.memory=checkpoint"],
+        "abmil": ["method.width=16", "train.ema=0.9"],
+        "abmilx": ["method.width=16", "method.sample=16", "train.ema=0.9"],
     }
     return resolve_config(
         {"method": {"name": method}, "train": settings}, {"seed": 5}, [*small[method], *more]
@@ -78,6 +86,31 @@ def test_it_learns_what_can_be_learned(tmp_path, name: str, epochs: int) -> None
     assert best["epoch"] == best_epoch(history)
 
 
+def test_the_averaged_weights_are_judged_and_saved_as_best(tmp_path) -> None:
+    cfg = config(epochs=3, ema=0.99)
+    method = method_for(cfg)
+    history = fit(method, data(), cfg, tmp_path, {})
+    last, best = load_checkpoint(tmp_path / LAST), load_checkpoint(tmp_path / BEST)
+    names = {name.removeprefix("model.") for name in best.tensors}
+    assert {name.removeprefix("average.") for name in last.tensors} >= names
+    assert not any(name.startswith("average") for name in best.tensors)
+    if best.meta["epoch"] == 2:
+        for name in names:
+            assert torch.equal(best.tensors[f"model.{name}"], last.tensors[f"average.{name}"])
+    judged = method_for(cfg)
+    restore_model(judged, best, tmp_path)
+    expected = evaluate(judged, data(), data().val)
+    row = history[best_epoch(history)]
+    assert {name: row[f"val_{name}"] for name in expected} == expected
+    moved = [
+        n for n in names if not torch.equal(last.tensors[f"model.{n}"], best.tensors[f"model.{n}"])
+    ]
+    assert moved, "the weights that learn are others"
+    assert torch.equal(
+        method.state_dict()["classifier.weight"], last.tensors["model.classifier.weight"]
+    )
+
+
 class _Killed(BaseException):
     """Stands for SIGKILL: nothing may catch it."""
 
@@ -88,6 +121,9 @@ VARIANTS = {
         "method.score=global", "method.scan_refresh=0.3", "method.explore=none",
     ],
     "patchgd": [],
+    "gd": [],
+    "abmil": [],
+    "abmilx": [],
     "patchgd exact": ["method.exact=true", "method.block=2"],
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, UInt8Array
+from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, Size, UInt8Array
 
 
 class PatchSource(Protocol):
@@ -29,6 +29,16 @@ class PatchSource(Protocol):
         """bool[N], False where there are no pixels."""
         ...
 
+    @property
+    def thumbnail(self) -> UInt8Array:
+        """The whole slide, small: u8[h, w, 3]."""
+        ...
+
+    @property
+    def level0_size(self) -> Size:
+        """(w, h) of what the thumbnail shows, level-0 px."""
+        ...
+
     def read(self, indices: Int64Array) -> UInt8Array:
         """Pixels u8[K, P, P, 3] of the patches ``indices`` i64[K]; called from several threads."""
         ...
@@ -42,11 +52,14 @@ class Bag:
         source: holds the pixels.
         indices: i64[K] patches of the source, all of them valid.
         label: class of the slide, or None where it is not known.
+        low: the same slide at a lower magnification; None where none was asked for, or where it
+            has no patch.
     """
 
     source: PatchSource
     indices: Int64Array
     label: int | None = None
+    low: Bag | None = None
 
     def __post_init__(self) -> None:
         """Check the view.
@@ -83,8 +96,11 @@ class Bag:
         return len(self.indices)
 
     def subset(self, keep: Int64Array) -> Bag:
-        """The view of the patches at positions ``keep`` i64[J] of this bag, in that order."""
-        return Bag(self.source, self.indices[keep], self.label)
+        """The view of the patches at positions ``keep`` i64[J] of this bag, in that order.
+
+        Its low magnification stays whole.
+        """
+        return Bag(self.source, self.indices[keep], self.label, self.low)
 
     def read(self, positions: Int64Array) -> UInt8Array:
         """Pixels u8[J, P, P, 3] of the patches at ``positions`` i64[J] of this bag.

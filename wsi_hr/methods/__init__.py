@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from wsi_hr.method_config import DBPSConfig, IPSConfig, MethodConfig, PatchGDConfig
+from wsi_hr.method_config import (
+    ABMILConfig,
+    ABMILXConfig,
+    DBPSConfig,
+    GDConfig,
+    IPSConfig,
+    MethodConfig,
+    PatchGDConfig,
+)
+from wsi_hr.methods.abmil import ABMIL
+from wsi_hr.methods.abmilx import E2EABMILX
 from wsi_hr.methods.dbps import DBPS
+from wsi_hr.methods.gd import GD
 from wsi_hr.methods.ips import IPS
 from wsi_hr.methods.method import Method
 from wsi_hr.methods.patchgd import PatchGD
@@ -15,6 +26,9 @@ METHODS: dict[type[MethodConfig], Callable[..., Method]] = {
     DBPSConfig: DBPS,
     IPSConfig: IPS,
     PatchGDConfig: PatchGD,
+    GDConfig: GD,
+    ABMILConfig: ABMIL,
+    ABMILXConfig: E2EABMILX,
 }
 
 

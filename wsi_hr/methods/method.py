@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -72,6 +73,12 @@ class StepContext:
     rng: Callable[[str], np.random.Generator]
     memory: SlideMemory = field(default_factory=NoMemory)
 
+    def keep(self, bag: Bag, logits_JN: Tensor) -> None:
+        """Leave logits of the bag's N patches for the next epoch, by patch of its source."""
+        of_source = np.full((len(logits_JN), len(bag.source.valid)), np.nan, np.float32)
+        of_source[:, bag.indices] = logits_JN.cpu().numpy()
+        self.memory.keep(bag.slide_id, of_source)
+
 
 class Method(nn.Module, ABC):
     """A slide classifier that learns from bags and says which patches mattered.
@@ -90,6 +97,12 @@ class Method(nn.Module, ABC):
         self.encoder = encoder
         self.num_classes = len(class_weights)
         self.register_buffer("class_weights", torch.tensor(class_weights), persistent=False)
+
+    def keep_in(self, folder: Path) -> None:
+        """Take ``folder`` for what need not be computed twice in a run; it goes when the run ends.
+
+        Whatever is kept there, training and prediction give the same bits with and without it.
+        """
 
     @property
     @abstractmethod

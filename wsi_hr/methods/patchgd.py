@@ -18,14 +18,14 @@ from wsi_hr.bags.bag import Bag
 from wsi_hr.geometry import Int64Array
 from wsi_hr.method_config import PatchGDConfig
 from wsi_hr.methods.exact import exact_backward, require_exact
-from wsi_hr.methods.method import Method, StepContext, Update
-from wsi_hr.methods.shares import margin_shares
+from wsi_hr.methods.method import Method, NoMemory, StepContext, Update
+from wsi_hr.methods.shares import log_relevance, margin_shares, rank_roles
 from wsi_hr.methods.units import Units
 from wsi_hr.models.block_pool import BlockPool
 from wsi_hr.models.encoder import Encoder, frozen
 from wsi_hr.models.heads import HEADS
 from wsi_hr.models.z_block import ZBlock
-from wsi_hr.slide_prediction import Role, SlidePrediction
+from wsi_hr.slide_prediction import SlidePrediction
 
 # Letters: B slides, N patches of a slide, U units of Z (patches, or blocks of them), D embedding,
 # C classes; zeta inner steps per outer step, epsilon of them per update.
@@ -70,11 +70,16 @@ class PatchGD(Method):
             seeds = [int(rng.integers(2**62)) for rng in rngs]
             loss = exact_backward(
                 units, self.encoder, lambda z: self._loss(self._logits(units, z), bags), seeds,
-                update,
+                update, lambda leaves: self._remember(bags, units, leaves, context),
             )  # fmt: skip
             update.step()
             return float(loss)
         z_BUD = [self._fill(slide) for slide in units]
+        if not isinstance(context.memory, NoMemory):
+            leaves = [z_UD.clone().requires_grad_() for z_UD in z_BUD]
+            with frozen(self), torch.enable_grad():
+                self._loss(self._logits(units, leaves), bags).backward(inputs=leaves)
+            self._remember(bags, units, leaves, context)
         draws = [self._draw(slide, rng) for slide, rng in zip(units, rngs, strict=True)]
         num_inner = max(len(draw) for draw in draws)
         pieces = [_in_pieces(draw, num_inner) for draw in draws]
@@ -105,11 +110,7 @@ class PatchGD(Method):
                 lambda z: self._logits([units], [z])[0], z_UD, int(logits_C.argmax())
             )
             share_N = (share_U.clamp_min(0)[units.unit_of_patch] * weight_N).cpu()
-        order = share_N.argsort(descending=True, stable=True).numpy()
-        marked = self.config.num_salient
-        role = np.full(len(bag), Role.BACKGROUND, np.uint8)
-        role[order[:marked]] = Role.SALIENT
-        role[order[marked : marked + self.config.num_sub_salient]] = Role.SUB_SALIENT
+        role = rank_roles(share_N, self.config.num_salient, self.config.num_sub_salient)
         probs = logits_C.softmax(0).cpu().numpy()
         return SlidePrediction(bag.slide_id, probs, share_N.numpy(), role, bag.grid)
 
@@ -123,6 +124,23 @@ class PatchGD(Method):
                 return units.fill(self.encoder)[0]
         with frozen(self.encoder):
             return units.fill(self.encoder.embed_padded)[0]
+
+    def _remember(
+        self,
+        bags: Sequence[Bag],
+        units: Sequence[Units],
+        leaves: list[Tensor],
+        context: StepContext,
+    ) -> None:
+        """Leave how much the loss depends on each patch for the next epoch, as logits.
+
+        What it depends on a block is divided evenly among the block's patches.
+        """
+        for bag, slide, leaf in zip(bags, units, leaves, strict=True):
+            assert leaf.grad is not None, "the head reads every vector of Z"
+            unit_N = torch.from_numpy(slide.unit_of_patch).to(leaf.device)
+            logits_U = log_relevance(leaf.detach(), leaf.grad) - unit_N.bincount().log()
+            context.keep(bag, logits_U[unit_N][None])
 
     def _draw(self, units: Units, rng: np.random.Generator) -> list[Int64Array]:
         """Disjoint draws of units that together cover what is asked; the last may be short."""

@@ -10,10 +10,14 @@ from collections.abc import Callable
 
 from torch import nn
 
+from wsi_hr.models.heads.abmil import ABMILHead
+from wsi_hr.models.heads.abmilx import ABMILXHead
 from wsi_hr.models.heads.attention import AttentionHead
 from wsi_hr.models.heads.cnn import CNNHead
 
 HEADS: dict[str, Callable[..., nn.Module]] = {
     "attention": AttentionHead,
     "cnn": CNNHead,
+    "abmil": ABMILHead,
+    "abmilx": ABMILXHead,
 }
