@@ -92,7 +92,7 @@ class PatchGD(PatchLearner):
             self._remember(bags, units, leaves, context)
         draws = [self._draw(slide, rng) for slide, rng in zip(units, rngs, strict=True)]
         num_inner = max(len(draw) for draw in draws)
-        pieces = [_in_pieces(np.concatenate(draw), num_inner) for draw in draws]
+        pieces = [_in_pieces(draw, num_inner) for draw in draws]
         accumulate = self.config.accumulate or num_inner
         losses = []
         for first in range(0, num_inner, accumulate):
@@ -188,6 +188,8 @@ def _block(units: Sequence[Units], z_BUD: Sequence[Tensor]) -> ZBlock:
     return ZBlock.of(z_BUD, cells, shape)
 
 
-def _in_pieces(order: Int64Array, num_pieces: int) -> list[Int64Array]:
-    """Cut one slide's draw so that slides of different size take the same inner steps."""
-    return np.array_split(order, num_pieces)
+def _in_pieces(draws: list[Int64Array], num_pieces: int) -> list[Int64Array]:
+    """Cut a slide's draws anew where another slide of the batch takes more inner steps."""
+    if len(draws) == num_pieces:
+        return draws
+    return np.array_split(np.concatenate(draws), num_pieces)
