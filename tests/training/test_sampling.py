@@ -7,16 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from wsi_hr.bags.bag import Bag
 from wsi_hr.config import Config, resolve_config
 from wsi_hr.errors import CheckpointError
 from wsi_hr.methods import build_method
-from wsi_hr.methods.method import Method, StepContext, Update
-from wsi_hr.models.encoder import Encoder
+from wsi_hr.methods.method import Method, NoMemory, StepContext, Update
+from wsi_hr.models.encoder import Encoder, load_net
+from wsi_hr.models.thumbnail_vit import at_patches, build_thumbnail_vit, token_grid
 from wsi_hr.runtime import rng_for
-from wsi_hr.samplers.attention import Attention
+from wsi_hr.samplers.attention import Attention, attention_weights
+from wsi_hr.samplers.draw import gumbel_top
 from wsi_hr.samplers.features import colour_features
 from wsi_hr.samplers.glance import Glance
 from wsi_hr.testing.memory_patches import MemoryPatches
@@ -61,6 +64,8 @@ def data() -> TrainingSet:
     labels = {slide_id: bag.label for slide_id, bag in bags.bags.items()}
     return TrainingSet(bags, ("s0", "s1", "s2", "s3"), ("s4", "s5"), labels)  # pyright: ignore
 
+
+THUMBNAIL = MemoryBags().open("s1").source.thumbnail
 
 METHODS = {
     "dbps": {"num_salient": 4, "num_sub_salient": 4, "heads": 2, "explore": "none"},
@@ -248,3 +253,34 @@ def test_the_thumbnail_is_looked_at_through_the_bags_view(tmp_path) -> None:
     assert chosen.indices.tolist() == sorted(expected.tolist())
     # the four bright patches, one of which is unreadable, are among those
     assert {4, 5} <= set(chosen.indices.tolist())
+
+
+def test_the_thumbnail_is_looked_at_once_and_by_the_same_eyes_every_epoch(
+    tmp_path, monkeypatch
+) -> None:
+    """Draws of two epochs by hand, from what the transformer itself says of the thumbnail."""
+    torch.manual_seed(0)
+    weights = tmp_path / "vit.safetensors"
+    save_file(load_net("test_vit", "none").state_dict(), weights)
+    sampler = {"name": "attention", "source": "thumbnail", "keep": 0.5, "vit": "test_vit",
+               "vit_weights": str(weights)}  # fmt: skip
+    cfg = config(sampler, method="patchgd")
+    sampling = Sampling(cfg.sampler, 5, CPU, tmp_path)
+    bag = MemoryBags().open("s1")
+    source = bag.source
+    look = build_thumbnail_vit("test_vit", str(weights)).look(
+        source.thumbnail, token_grid(source.grid, source.level0_size)
+    )
+    logits = at_patches(look, source.grid, source.level0_size)[:, bag.indices]
+    weighed = attention_weights(logits.astype(np.float16), "mean")
+    looks = []
+    monkeypatch.setattr(
+        MemoryPatches, "thumbnail", property(lambda _: looks.append(1) or THUMBNAIL)
+    )
+    for epoch in (0, 1):
+        chosen = sampling.choose(bag, epoch, 4, NoMemory())
+        drawn = gumbel_top(np.log(weighed), len(bag) // 2, rng_for(5, epoch, "s1", "drop"))
+        if epoch == 0:
+            assert looks == [1]
+        assert chosen.indices.tolist() == bag.indices[np.sort(drawn)].tolist()
+    assert looks == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -127,7 +128,7 @@ class Sampling:
     def forget(self) -> None:
         """Remove what was kept for the next epoch."""
         forget(self._run_dir / TEACHER)
-        if self._learned is not None and (self._run_dir / TEACHER).is_dir():
+        with suppress(OSError):  # not there, or holds what is not ours
             (self._run_dir / TEACHER).rmdir()
 
 
