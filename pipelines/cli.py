@@ -81,7 +81,8 @@ Scheduler = Annotated[
     ),
 ]
 MethodName = Annotated[
-    str | None, typer.Option("--method", help="dbps, ips or patchgd.", show_default="dbps")
+    str | None,
+    typer.Option("--method", help="dbps, ips, patchgd, gd, abmil or abmilx.", show_default="dbps"),
 ]
 SamplerName = Annotated[
     str | None,
@@ -275,6 +276,10 @@ def train(
     patient_column: Annotated[
         str | None, typer.Option(help="Header of the patient column.")
     ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="Folder of polygons: SLIDE_ID.geojson or .json (QuPath), .xml (ASAP)."),
+    ] = None,
     mpp: Annotated[
         float | None,
         typer.Option(help="Which scale of the store, if it has several.", show_default="its first"),
@@ -300,7 +305,7 @@ def train(
     source = LabelsSource(labels, slide_column, label_column, patient_column)
     console = _stdout()
     config = _resolve(recipe, options, assignments)
-    report = train_stage(store, source, run, config, console, mpp=mpp)
+    report = train_stage(store, source, run, config, console, mpp=mpp, annotations=annotations)
     if report.test:
         say(console, f"held-out slides: {_metrics(report.test)}")
     say(console, f"next: wsi-hr predict {run} SLIDES -o OUT")

@@ -118,6 +118,22 @@ class TestMethod:
         assert said == "method.scan_chunk: a setting of dbps, not of patchgd"
         assert "a setting of patchgd, not of dbps" in refusal(None, None, "method.head=cnn")
 
+    @pytest.mark.parametrize(
+        ("setting", "fits", "does_not"),
+        [
+            ("heads=2", "window", "cnn"),
+            ("layers=3", "window", "transformer"),
+            ("positions=true", "transformer", "window"),
+        ],
+    )
+    def test_a_setting_of_another_head_is_refused(self, setting, fits, does_not) -> None:
+        texts = ["method.name=patchgd", f"method.{setting}"]
+        config = resolve_config(None, None, [*texts, f"method.head={fits}"])
+        assert isinstance(config.method, PatchGDConfig)
+        assert len(config.method.head_settings) == 1
+        said = refusal(None, None, *texts, f"method.head={does_not}")
+        assert f"not for {does_not}" in said
+
     def test_another_encoder_keeps_its_weights_setting(self) -> None:
         """Dropping it would train from scratch without a word."""
         recipe = {"encoder": {"name": "resnet50", "weights": "pretrained", "freeze_bn": True}}
@@ -198,6 +214,10 @@ def test_a_value_of_the_wrong_kind_is_refused(assignment: str, where: str, got: 
         ("tile.segmenter=a.b:c:d", "tile.segmenter: Value error, no such segmenter"),
         ("tile.artifacts=[pen, dust]", "tile.artifacts.1: Input should be 'pen'"),
         ("train", "--set train: expected key=value"),
+        (
+            "method={name: gd, input: image, memory: checkpoint}",
+            "method: Value error, checkpoint goes by chunks of patches",
+        ),
         ("train.lr={", "--set train.lr={: the value is not YAML"),
         ("seed.x.y=1", "seed: "),
     ],
@@ -384,3 +404,8 @@ class TestLoadRecipe:
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="absent.yaml: the recipe cannot be read"):
             load_recipe(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("classes", [["a", "a"], ["background"]])
+def test_classes_of_patches_that_are_none(classes: list[str]) -> None:
+    assert "dense" in refusal({"dense": {"classes": classes}}, None)

@@ -28,6 +28,7 @@ from wsi_hr.method_config import (
     GIVE_ATTENTION,
     METHOD_CONFIGS,
     DBPSConfig,
+    DenseConfig,
     EncoderConfig,
     MethodConfig,
 )
@@ -158,6 +159,9 @@ class TrainConfig(Frozen):
     warmup_epochs: float = Field(1.0, ge=0, description="linear warm-up from 0")
     final_lr: float = Field(1e-3, ge=0, le=1, description="cosine end, as a part of lr")
     clip_norm: float | None = Field(None, gt=0, description="gradient norm limit; null: none")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of averaged weights, which are judged; null: none"
+    )
     class_weights: bool = Field(False, description="weigh classes by inverse frequency")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, ge=1, description="CPU threads of the arithmetic; null: all")
@@ -190,6 +194,7 @@ class Config(Frozen):
     encoder: EncoderConfig = EncoderConfig()  # pyright: ignore[reportCallIssue]
     sampler: SamplerChain = (RandomDropConfig(),)  # pyright: ignore[reportCallIssue]
     method: MethodConfig = DBPSConfig()  # pyright: ignore[reportCallIssue]
+    dense: DenseConfig = DenseConfig()  # pyright: ignore[reportCallIssue]
     train: TrainConfig = TrainConfig()  # pyright: ignore[reportCallIssue]
     split: SplitConfig = SplitConfig()  # pyright: ignore[reportCallIssue]
     predict: PredictConfig = PredictConfig()  # pyright: ignore[reportCallIssue]
@@ -341,7 +346,7 @@ def _place(location: Sequence[int | str], *, several_samplers: bool) -> tuple[st
         number.append(parts.pop(1))
         if not several_samplers:  # which is a list of one to pydantic only
             number.clear()
-    if parts[:1] in (["method"], ["sampler"]) and len(parts) > 2:  # the union's tag in between
+    if parts[:1] in (["method"], ["sampler"]) and len(parts) > 1:  # the union's tag in between
         return ".".join([parts[0], *number, *parts[2:]]), parts[1]
     return ".".join([*parts[:1], *number, *parts[1:]]), None
 

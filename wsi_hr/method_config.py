@@ -8,6 +8,10 @@ from pydantic import Field, field_validator, model_validator
 
 from wsi_hr.frozen import Frozen
 
+HeadName = Literal["attention", "cnn", "abmil", "abmilx", "transformer", "window"]
+BACKGROUND = "background"
+"""The class of a patch that no annotation covers enough of."""
+
 
 class EncoderConfig(Frozen):
     """The network that embeds one patch."""
@@ -15,6 +19,12 @@ class EncoderConfig(Frozen):
     name: str = Field("resnet18", min_length=1, description="a timm model name")
     weights: str = Field(
         "none", description="none (from scratch), pretrained (timm's), or a local weights file"
+    )
+    cut: str | None = Field(
+        None, description="last stage that is kept, e.g. layer3; null: the whole network"
+    )
+    norm: Literal["batch", "group"] = Field(
+        "batch", description="group: every batch norm becomes a group norm, weights kept"
     )
     freeze_bn: bool = Field(
         False, description="keep batch norm on its running statistics while training"
@@ -89,12 +99,26 @@ class DBPSConfig(IPSConfig):
     )
 
 
+_HEADS_WITH = {
+    "heads": ("attention", "transformer", "window"),
+    "layers": ("window",),
+    "positions": ("transformer",),
+}
+"""Settings that only some heads of PatchGD read, and which."""
+
+
 class PatchGDConfig(Frozen):
     """Patch gradient descent (METHODS: PatchGD)."""
 
     name: Literal["patchgd"] = "patchgd"
-    head: Literal["attention", "cnn"] = Field(
-        "attention", description="the head that reads Z; all take any grid"
+    head: HeadName = Field("attention", description="the head that reads Z; all take any grid")
+    heads: int | None = Field(
+        None, ge=1, description="heads of its attention; null: 8 (attention), 2 of 192 "
+        "(transformer), 3 of 64 (window)"
+    )  # fmt: skip
+    layers: int | None = Field(None, ge=1, description="layers of the window head; null: 2")
+    positions: bool | None = Field(
+        None, description="the transformer head sees row and column of a patch; null: it does not"
     )
     exact: bool = Field(
         False,
@@ -131,14 +155,138 @@ class PatchGDConfig(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _read_by_the_head(self) -> PatchGDConfig:
+        for name in self.head_settings:
+            if self.head not in _HEADS_WITH[name]:
+                raise ValueError(
+                    f"{name} is for head {' or '.join(_HEADS_WITH[name])}, not for {self.head}"
+                )
+        return self
+
+    @property
+    def head_settings(self) -> dict[str, int]:
+        """What of the head's own settings is given, by name."""
+        given = {name: getattr(self, name) for name in _HEADS_WITH}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class DenseConfig(Frozen):
+    """Classes of patches, learned from annotations beside the slides' classes."""
+
+    classes: tuple[str, ...] = Field(
+        (), description="annotation classes that count; []: all that are found"
+    )
+    min_cover: float = Field(
+        0.5, gt=0, le=1, description="a patch has the class that covers at least this much of it"
+    )
+    weight: float = Field(1.0, ge=0, description="of the patches' loss beside the slides'")
+    balanced: bool = Field(
+        True, description="every class counts alike in the loss of a slide, however rare it is"
+    )
+    unannotated: Literal["ignore", "background"] = Field(
+        "ignore", description="patches of slides without a file: not learned from, or background"
+    )
+
+    @model_validator(mode="after")
+    def _each_class_once(self) -> DenseConfig:
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes must all differ")
+        if BACKGROUND in self.classes:
+            raise ValueError(f"{BACKGROUND} is there of itself, for what no class covers")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes of patches by number: background first."""
+        return (BACKGROUND, *self.classes)
+
+
+class GDConfig(Frozen):
+    """Plain gradient descent over the whole slide (METHODS: GD): what the others are held to."""
+
+    name: Literal["gd"] = "gd"
+    input: Literal["patches", "image"] = Field(
+        "patches", description="patches: all of them, embedded one by one; image: the slide as one"
+    )
+    head: HeadName = Field("attention", description="the head that reads Z; not for image")
+    image_px: int = Field(1024, ge=8, le=16384, description="longest edge of the image, px")
+    memory: Literal["none", "checkpoint", "offload"] = Field(
+        "none", description="activations: kept; computed again, chunk by chunk; kept in host memory"
+    )
+    segments: int = Field(4, ge=1, description="chunks that memory: checkpoint cuts patches into")
+    micro_batch: int | None = Field(
+        None, ge=1, description="slides per backward pass; null: the whole batch"
+    )
+    max_patches: int = Field(2048, ge=1, description="a slide with more is refused; not for image")
+    dropout: float = Field(0.2, ge=0, lt=1, description="dropout in the head")
+    num_salient: int = Field(16, ge=1, description="patches a prediction marks salient")
+    num_sub_salient: int = Field(32, ge=0, description="patches it marks sub-salient, after those")
+
+    @model_validator(mode="after")
+    def _checkpoint_patches_only(self) -> GDConfig:
+        if self.input == "image" and self.memory == "checkpoint":
+            raise ValueError(
+                "checkpoint goes by chunks of patches, and with input: image there is one image; "
+                "use memory: offload"
+            )
+        return self
+
+
+class ABMILConfig(Frozen):
+    """Attention over the features of a frozen encoder (METHODS: ABMIL): what most use today."""
+
+    name: Literal["abmil"] = "abmil"
+    attention: Literal["gated", "plain"] = Field("gated", description="how patches are scored")
+    width: int = Field(512, ge=2, description="what features are reduced to")
+    features: Literal["f16", "f32"] = Field("f16", description="how they are kept on disk")
+    chunk: int = Field(4096, ge=1, description="features in memory at a time")
+    dropout: float = Field(0.25, ge=0, lt=1, description="dropout in the head")
+    num_salient: int = Field(16, ge=1, description="patches a prediction marks salient")
+    num_sub_salient: int = Field(32, ge=0, description="patches it marks sub-salient, after those")
+
+
+class ABMILXConfig(Frozen):
+    """End-to-end ABMILX (METHODS: ABMILX): a sample of each slide, at two magnifications."""
+
+    name: Literal["abmilx"] = "abmilx"
+    sample: int = Field(128, ge=1, description="s: patches of a slide with gradient per step")
+    low_mpp: float | None = Field(
+        None, gt=0, le=100, description="scale of the low magnification; null: one scale only"
+    )
+    ratio: float = Field(4.0, ge=1, description="rho: floor(s / rho) of them are of the low one")
+    width: int = Field(256, ge=1, description="width of the head; encoder.cut layer3 goes with it")
+    heads: int = Field(8, ge=1, description="m: attention heads; must divide the width")
+    alpha: float = Field(1.0, description="weight of the refined attention at the start; learned")
+    dropout: float = Field(0.25, ge=0, lt=1, description="dropout in the head")
+    num_salient: int = Field(16, ge=1, description="patches a prediction marks salient")
+    num_sub_salient: int = Field(32, ge=0, description="patches it marks sub-salient, after those")
+
+
+AnyMethodConfig = DBPSConfig | IPSConfig | PatchGDConfig | GDConfig | ABMILConfig | ABMILXConfig
 
 METHOD_CONFIGS: dict[str, type[Frozen]] = {
     "dbps": DBPSConfig,
     "ips": IPSConfig,
     "patchgd": PatchGDConfig,
+    "gd": GDConfig,
+    "abmil": ABMILConfig,
+    "abmilx": ABMILXConfig,
 }
 DEFAULT_METHOD = "dbps"
 GIVE_ATTENTION = ("dbps", "ips", "patchgd")
 """Methods that keep what they looked at for the next epoch, which some samplers ask for."""
 
-MethodConfig = Annotated[DBPSConfig | IPSConfig | PatchGDConfig, Field(discriminator="name")]
+MethodConfig = Annotated[AnyMethodConfig, Field(discriminator="name")]
+
+
+def encoder_px(method: AnyMethodConfig, patch_px: int) -> int:
+    """Edge, in px, of the squares that the encoder reads under this method."""
+    if isinstance(method, GDConfig) and method.input == "image":
+        return method.image_px
+    return patch_px
+
+
+def low_mpp(method: AnyMethodConfig) -> float | None:
+    """The scale that the method reads beside the run's own; None: no other."""
+    return method.low_mpp if isinstance(method, ABMILXConfig) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
+from wsi_hr.errors import ConfigError
 from wsi_hr.geometry import Float32Array
+from wsi_hr.method_config import DenseConfig
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.slide_prediction import SlidePrediction
 
@@ -97,6 +100,12 @@ class Method(nn.Module, ABC):
         self.num_classes = len(class_weights)
         self.register_buffer("class_weights", torch.tensor(class_weights), persistent=False)
 
+    def keep_in(self, folder: Path) -> None:
+        """Take ``folder`` for what need not be computed twice in a run; it goes when the run ends.
+
+        Whatever is kept there, training and prediction give the same bits with and without it.
+        """
+
     @property
     @abstractmethod
     def min_patches(self) -> int:
@@ -118,6 +127,17 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def predict_bag(self, bag: Bag) -> SlidePrediction:
         """Predict one bag: all patches visited, deterministic, nothing learned."""
+
+    def learn_patches(self, dense: DenseConfig) -> None:
+        """Learn the classes of patches too, from bags that know them; called before training.
+
+        Raises:
+            ConfigError: the method learns from slide labels only.
+        """
+        raise ConfigError(
+            "the method learns from the labels of slides only; leave --annotations out, or train "
+            "with --method patchgd --set method.head=window"
+        )
 
     def _loss(self, logits_BC: Tensor, bags: Sequence[Bag]) -> Tensor:
         """Cross-entropy times the weight of the slide's class, mean over slides.

@@ -1,15 +1,25 @@
-"""Each vector's share of what a head decides."""
+"""What each vector adds to what a head decides, and which patches that makes salient."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-# Letters: U vectors of Z, D embedding, C classes.
+from wsi_hr.geometry import UInt8Array
+from wsi_hr.slide_prediction import Role
+
+# Letters: N patches, U vectors of Z, D embedding, C classes.
 
 _PATH_STEPS = 32  # of the integral; each is a pass of the head alone
+
+
+def margin(logits_C: Tensor, top: int) -> Tensor:
+    """By how much class ``top`` is ahead of all others together, []."""
+    others = torch.arange(len(logits_C), device=logits_C.device) != top
+    return logits_C[top] - logits_C[others].logsumexp(0)
 
 
 def margin_shares(head: Callable[[Tensor], Tensor], z_UD: Tensor, top: int) -> Tensor:
@@ -31,10 +41,7 @@ def margin_shares(head: Callable[[Tensor], Tensor], z_UD: Tensor, top: int) -> T
         part = (step + 0.5) / _PATH_STEPS
         with torch.enable_grad():
             leaf = (mean_D + part * away_UD).requires_grad_()
-            logits_C = head(leaf)
-            others = torch.arange(len(logits_C), device=logits_C.device) != top
-            margin = logits_C[top] - logits_C[others].logsumexp(0)
-            total_UD += torch.autograd.grad(margin, leaf)[0]
+            total_UD += torch.autograd.grad(margin(head(leaf), top), leaf)[0]
     return (away_UD * total_UD).sum(1) / _PATH_STEPS
 
 
@@ -46,3 +53,12 @@ def log_relevance(z_UD: Tensor, gradient_UD: Tensor) -> Tensor:
     """
     relevance_U = (gradient_UD * (z_UD - z_UD.mean(0))).sum(1).abs()
     return relevance_U.clamp_min(torch.finfo(relevance_U.dtype).tiny).log()
+
+
+def rank_roles(score_N: Tensor, num_salient: int, num_sub_salient: int) -> UInt8Array:
+    """A role u8[N] per patch: the highest scores are salient, the next ones sub-salient."""
+    order = score_N.argsort(descending=True, stable=True).cpu().numpy()
+    role = np.full(len(order), Role.BACKGROUND, np.uint8)
+    role[order[:num_salient]] = Role.SALIENT
+    role[order[num_salient : num_salient + num_sub_salient]] = Role.SUB_SALIENT
+    return role

@@ -20,6 +20,8 @@ from wsi_hr.bags.stream import pack
 from wsi_hr.errors import ConfigError
 from wsi_hr.geometry import Int64Array, UInt8Array
 from wsi_hr.method_config import EncoderConfig
+from wsi_hr.models.encoder_cut import CutNet
+from wsi_hr.models.group_norm import to_group_norm
 from wsi_hr.models.scan_net import ScanNet
 from wsi_hr.models.upload import Upload
 
@@ -94,7 +96,8 @@ class Encoder(nn.Module):
     @property
     def fixed_size(self) -> bool:
         """Whether the network takes patches of one size only, as vision transformers do."""
-        return hasattr(self.net, "patch_embed") and not getattr(self.net, "dynamic_img_size", False)
+        net = self.net.net if isinstance(self.net, CutNet) else self.net
+        return hasattr(net, "patch_embed") and not getattr(net, "dynamic_img_size", False)
 
     @property
     def autocast(self) -> bool:
@@ -209,7 +212,7 @@ def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = 
     """Make the encoder a config names.
 
     Args:
-        config: timm name, weights, batch norm policy.
+        config: timm name, weights, where it ends, batch norm policy.
         patch_px: edge of a patch; networks of fixed input size, such as vision transformers, are
             fitted to it, their position codes resampled.
         load_weights: False where a checkpoint will overwrite them anyway.
@@ -222,6 +225,11 @@ def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = 
     net = load_net(name, config.weights if load_weights else "none")
     dim = _fit(net, name, patch_px)
     cfg: dict[str, Any] = getattr(net, "pretrained_cfg", {})
+    if config.norm == "group" and not to_group_norm(net):
+        raise ConfigError(f"encoder.norm group: {name} has no batch norm; leave it at batch")
+    if config.cut is not None:
+        net = CutNet(net, config.cut, name)
+        dim = net.dim
     return Encoder(
         net,
         dim=dim,

@@ -97,3 +97,11 @@ class MemoryPatches:
             refused = indices[~self.valid[indices]][0]
             raise StoreError(f"{self.slide_id}: patch {refused} is not valid; read valid ones only")
         return self._patches[indices]
+
+
+def numbered_pixels(numbers: Int64Array) -> UInt8Array:
+    """Patches u8[K, 2, 2, 3] that spell ``numbers`` (below 2^24) in their first pixel."""
+    patches = np.zeros((len(numbers), 2, 2, 3), np.uint8)
+    for byte in range(3):
+        patches[:, 0, 0, byte] = numbers >> (8 * byte) & 255
+    return patches
