@@ -8,7 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from wsi_hr.frozen import Frozen
 
-HeadName = Literal["attention", "cnn", "abmil", "abmilx"]
+HeadName = Literal["attention", "cnn", "abmil", "abmilx", "transformer", "window"]
+BACKGROUND = "background"
+"""The class of a patch that no annotation covers enough of."""
 
 
 class EncoderConfig(Frozen):
@@ -97,11 +99,27 @@ class DBPSConfig(IPSConfig):
     )
 
 
+_HEADS_WITH = {
+    "heads": ("attention", "transformer", "window"),
+    "layers": ("window",),
+    "positions": ("transformer",),
+}
+"""Settings that only some heads of PatchGD read, and which."""
+
+
 class PatchGDConfig(Frozen):
     """Patch gradient descent (METHODS: PatchGD)."""
 
     name: Literal["patchgd"] = "patchgd"
     head: HeadName = Field("attention", description="the head that reads Z; all take any grid")
+    heads: int | None = Field(
+        None, ge=1, description="heads of its attention; null: 8 (attention), 2 of 192 "
+        "(transformer), 3 of 64 (window)"
+    )  # fmt: skip
+    layers: int | None = Field(None, ge=1, description="layers of the window head; null: 2")
+    positions: bool | None = Field(
+        None, description="the transformer head sees row and column of a patch; null: it does not"
+    )
     exact: bool = Field(
         False,
         description="the exact gradient of the whole slide, in the memory of one chunk, instead of "
@@ -136,6 +154,52 @@ class PatchGDConfig(Frozen):
                 "must be 1 and fill_mode eval"
             )
         return self
+
+    @model_validator(mode="after")
+    def _read_by_the_head(self) -> PatchGDConfig:
+        for name in self.head_settings:
+            if self.head not in _HEADS_WITH[name]:
+                raise ValueError(
+                    f"{name} is for head {' or '.join(_HEADS_WITH[name])}, not for {self.head}"
+                )
+        return self
+
+    @property
+    def head_settings(self) -> dict[str, int]:
+        """What of the head's own settings is given, by name."""
+        given = {name: getattr(self, name) for name in _HEADS_WITH}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class DenseConfig(Frozen):
+    """Classes of patches, learned from annotations beside the slides' classes."""
+
+    classes: tuple[str, ...] = Field(
+        (), description="annotation classes that count; []: all that are found"
+    )
+    min_cover: float = Field(
+        0.5, gt=0, le=1, description="a patch has the class that covers at least this much of it"
+    )
+    weight: float = Field(1.0, ge=0, description="of the patches' loss beside the slides'")
+    balanced: bool = Field(
+        True, description="every class counts alike in the loss of a slide, however rare it is"
+    )
+    unannotated: Literal["ignore", "background"] = Field(
+        "ignore", description="patches of slides without a file: not learned from, or background"
+    )
+
+    @model_validator(mode="after")
+    def _each_class_once(self) -> DenseConfig:
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes must all differ")
+        if BACKGROUND in self.classes:
+            raise ValueError(f"{BACKGROUND} is there of itself, for what no class covers")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes of patches by number: background first."""
+        return (BACKGROUND, *self.classes)
 
 
 class GDConfig(Frozen):
@@ -210,6 +274,8 @@ METHOD_CONFIGS: dict[str, type[Frozen]] = {
     "abmilx": ABMILXConfig,
 }
 DEFAULT_METHOD = "dbps"
+GIVE_ATTENTION = ("dbps", "ips", "patchgd")
+"""Methods that keep what they looked at for the next epoch, which some samplers ask for."""
 
 MethodConfig = Annotated[AnyMethodConfig, Field(discriminator="name")]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from helpers import Recorder, context, random_bag
 from torch import nn
 
 from wsi_hr.method_config import (
+    GIVE_ATTENTION,
     ABMILConfig,
     ABMILXConfig,
     DBPSConfig,
@@ -20,7 +22,7 @@ from wsi_hr.method_config import (
     PatchGDConfig,
 )
 from wsi_hr.methods import METHODS, build_method
-from wsi_hr.methods.method import Method
+from wsi_hr.methods.method import Method, NoMemory
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.slide_prediction import Role
 
@@ -42,6 +44,8 @@ CONFIGS = {
     "gd image": GDConfig(input="image", image_px=16, num_salient=4, num_sub_salient=5),
     "abmil": ABMILConfig(width=8, chunk=16, num_salient=4, num_sub_salient=5),
     "abmilx": ABMILXConfig(sample=6, width=8, heads=2, num_salient=4, num_sub_salient=5),
+    "patchgd window": PatchGDConfig(head="window", heads=1, num_salient=4, num_sub_salient=5),
+    "patchgd transformer": PatchGDConfig(head="transformer", num_salient=4, num_sub_salient=5),
 }
 FROZEN = {"abmil"}  # what their encoder was is what it stays
 
@@ -111,6 +115,46 @@ def test_training_is_reproducible(name: str) -> None:
     for first, second in zip(*results, strict=True):
         for key, grad in first.items():
             assert torch.equal(grad, second[key]), key
+
+
+class Kept:
+    """A memory that holds what is kept, and recalls nothing."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, np.ndarray] = {}
+
+    def recall(self, slide_id: str) -> None:
+        return None
+
+    def keep(self, slide_id: str, values_JN: np.ndarray) -> None:
+        self.values[slide_id] = values_JN
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_it_looked_at_is_kept_by_patch_of_the_source(name: str) -> None:
+    """Samplers read it: finite for what the bag shows, NaN elsewhere; without it all is as was."""
+    bags = [random_bag(np.random.default_rng(s), 30, label=s, slide_id=str(s)) for s in (0, 1)]
+    bags = [bag.subset(np.arange(3, 30, 2)) for bag in bags]
+    steps, memory = [], Kept()
+    for kept in (memory, NoMemory()):
+        method = make(name).train()
+        update = Recorder(method)
+        torch.manual_seed(3)
+        method.train_bags(bags, update, replace(context(1.0), memory=kept))
+        steps.append(update.steps)
+    for first, second in zip(*steps, strict=True):
+        for key, grad in first.items():
+            assert torch.equal(grad, second[key]), key
+    if CONFIGS[name].name not in GIVE_ATTENTION:
+        assert memory.values == {}
+        return
+    assert set(memory.values) == {"0", "1"}
+    for values_JN in memory.values.values():
+        assert values_JN.dtype == np.float32
+        seen = np.isfinite(values_JN).all(axis=0)
+        assert np.flatnonzero(seen).tolist() == list(range(3, 30, 2))
+        assert np.isnan(values_JN[:, ~seen]).all()
+        assert values_JN[:, seen].std() > 0
 
 
 _PEAK = """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-
 import numpy as np
 import pytest
 import timm
@@ -11,6 +9,7 @@ import torch
 from helpers import Recorder, TableEncoder, context, numbered_bag, pixel_encoder, random_bag
 from torch import nn
 
+from benchmarks.check_golden import check_golden
 from wsi_hr.bags.bag import Bag
 from wsi_hr.errors import ConfigError
 from wsi_hr.method_config import DBPSConfig, IPSConfig
@@ -18,13 +17,11 @@ from wsi_hr.methods.dbps import DBPS
 from wsi_hr.methods.dual_buffer import Candidates, DualBuffer, half_sampled, score
 from wsi_hr.methods.ips import IPS
 from wsi_hr.methods.method import StepContext
-from wsi_hr.models.attention import DualAttention
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.slide_prediction import Role
 from wsi_hr.testing.memory_patches import MemoryPatches
 
-GOLDEN_DBPS = ["dbps", "dbps_ragged", "dbps_wide_aux"]
-GOLDEN_IPS = ["ips_single", "ips_multitask_pos"]
+GOLDEN = ["dbps", "dbps_ragged", "dbps_wide_aux", "ips_single", "ips_multitask_pos"]
 
 
 def make(table_or_encoder, **settings) -> DBPS:
@@ -376,73 +373,9 @@ def test_heads_must_divide_the_width() -> None:
         make(torch.randn(4, 8), heads=3)
 
 
-def golden_method(file, positions: bool) -> tuple[DBPS, dict, DualAttention]:
-    """The released weights in our modules."""
-    conf = ast.literal_eval(str(file["conf"]))
-    encoder = TableEncoder(torch.from_numpy(file["emb"]).flatten(0, 1))
-    config = DBPSConfig(
-        num_salient=conf["M"],
-        num_sub_salient=conf["S"],
-        scan_chunk=conf["I"],
-        heads=conf["H"],
-        dropout=0.0,
-        mlp_ratio=conf["D_inner"] / conf["D"],
-        positions=positions,
-        explore="none",
-    )
-    method = DBPS(config, encoder, [1.0] * conf["n_class"])
-    block = DualAttention(
-        conf["D"], heads=conf["H"], hidden=conf["D_inner"], num_queries=conf["n_token"], dropout=0
-    )
-    names = {
-        "attention.queries": "crs_attn.q",
-        "attention.w_q.weight": "crs_attn.q_w.weight",
-        "attention.w_k.weight": "crs_attn.k_w.weight",
-        "attention.w_v.weight": "crs_attn.v_w.weight",
-        "attention.w_o.weight": "crs_attn.fc.weight",
-        "norm.weight": "crs_attn.layer_norm.weight",
-        "norm.bias": "crs_attn.layer_norm.bias",
-        "w_1.weight": "mlp.w_1.weight",
-        "w_1.bias": "mlp.w_1.bias",
-        "w_2.weight": "mlp.w_2.weight",
-        "w_2.bias": "mlp.w_2.bias",
-        "mlp_norm.weight": "mlp.layer_norm.weight",
-        "mlp_norm.bias": "mlp.layer_norm.bias",
-    }
-    state = {
-        ours: torch.from_numpy(file[f"state.transf.{theirs}"]) for ours, theirs in names.items()
-    }
-    block.load_state_dict(state)
-    method.aggregate = block
-    return method, conf, block
-
-
 @pytest.mark.data
-@pytest.mark.parametrize("name", GOLDEN_DBPS + GOLDEN_IPS)
+@pytest.mark.parametrize("name", GOLDEN)
 def test_the_papers_own_code_is_reproduced(shared_golden, name: str) -> None:
-    file = np.load(shared_golden / f"{name}.npz")
-    ips = name in GOLDEN_IPS
-    conf = ast.literal_eval(str(file["conf"]))
-    method, conf, block = golden_method(file, conf["use_pos"])
-    if ips:
-        method.config = method.config.model_copy(update={"num_sub_salient": 0})
-    num_slides, num = file["emb"].shape[:2]
-    for slide in range(num_slides):
-        bag = numbered_bag(np.arange(num) + slide * num, cells=np.stack(
-            [np.zeros(num, np.int32), np.arange(num, dtype=np.int32)], 1))  # fmt: skip
-        with torch.no_grad():
-            buffer, _ = scan(method, bag)
-            assert set(buffer.salient.index.tolist()) == set(file["idx"][slide].tolist())
-            place = method._place
-            salient = place(bag, buffer.salient.index.numpy(), buffer.salient.embedding)
-            sub = place(bag, buffer.sub_salient.index.numpy(), buffer.sub_salient.embedding)
-            z_TD = block(salient[None], None, sub[None], None)[0]
-        if not ips:
-            assert set(buffer.sub_salient.index.tolist()) == set(file["sub_idx"][slide].tolist())
-        for t, key in enumerate(sorted(k for k in file.files if k.startswith("probs."))):
-            head = nn.Linear(conf["D"], conf["n_class"])
-            prefix = f"state.output_layers.{key.removeprefix('probs.')}.0"
-            head.weight.data = torch.from_numpy(file[f"{prefix}.weight"])
-            head.bias.data = torch.from_numpy(file[f"{prefix}.bias"])
-            probs = head(z_TD[t]).softmax(0).detach().numpy()
-            assert np.abs(probs - file[key][slide]).max() < 1e-6
+    found = check_golden(shared_golden / f"{name}.npz")
+    assert {"idx"} <= {finding.quantity for finding in found}
+    assert all(finding.agrees for finding in found), found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
-from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, UInt8Array
+from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, Size, UInt8Array
 
 
 class PatchSource(Protocol):
@@ -29,6 +30,16 @@ class PatchSource(Protocol):
         """bool[N], False where there are no pixels."""
         ...
 
+    @property
+    def thumbnail(self) -> UInt8Array:
+        """The whole slide, small: u8[h, w, 3]."""
+        ...
+
+    @property
+    def level0_size(self) -> Size:
+        """(w, h) of what the thumbnail shows, level-0 px."""
+        ...
+
     def read(self, indices: Int64Array) -> UInt8Array:
         """Pixels u8[K, P, P, 3] of the patches ``indices`` i64[K]; called from several threads."""
         ...
@@ -44,12 +55,15 @@ class Bag:
         label: class of the slide, or None where it is not known.
         low: the same slide at a lower magnification; None where none was asked for, or where it
             has no patch.
+        labels_of_source: gives the class i64[N] of every patch of the source, -1 where it is not
+            known; asked once, when first needed. None: no patch's class is known.
     """
 
     source: PatchSource
     indices: Int64Array
     label: int | None = None
     low: Bag | None = None
+    labels_of_source: Callable[[], Int64Array] | None = None
 
     def __post_init__(self) -> None:
         """Check the view.
@@ -68,9 +82,15 @@ class Bag:
             raise ValueError(f"{self.slide_id}: the bag holds patches that could not be read")
 
     @classmethod
-    def of(cls, source: PatchSource, label: int | None = None) -> Bag:
+    def of(
+        cls,
+        source: PatchSource,
+        label: int | None = None,
+        labels_of_source: Callable[[], Int64Array] | None = None,
+    ) -> Bag:
         """All valid patches of ``source``."""
-        return cls(source, np.flatnonzero(source.valid).astype(np.int64), label)
+        valid = np.flatnonzero(source.valid).astype(np.int64)
+        return cls(source, valid, label, labels_of_source=labels_of_source)
 
     @property
     def slide_id(self) -> str:
@@ -82,6 +102,15 @@ class Bag:
         """Where the patches of this view lie, in its order."""
         return self.source.grid.take(self.indices)
 
+    @cached_property
+    def patch_labels(self) -> Int64Array | None:
+        """Class i64[K] of each patch of this view, -1 where it is not known; None: none is.
+
+        Raises:
+            AnnotationError: the annotations can no longer be read.
+        """
+        return None if self.labels_of_source is None else self.labels_of_source()[self.indices]
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -90,7 +119,7 @@ class Bag:
 
         Its low magnification stays whole.
         """
-        return Bag(self.source, self.indices[keep], self.label, self.low)
+        return Bag(self.source, self.indices[keep], self.label, self.low, self.labels_of_source)
 
     def read(self, positions: Int64Array) -> UInt8Array:
         """Pixels u8[J, P, P, 3] of the patches at ``positions`` i64[J] of this bag.

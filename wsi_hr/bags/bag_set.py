@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from wsi_hr.bags.bag import Bag
+from wsi_hr.bags.patch_labels import PatchLabels
 from wsi_hr.errors import StoreError
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
 
@@ -21,6 +23,7 @@ class BagSet:
         mpp: which scale of a store to take, where it has several; None, or where it does not have
             this one: its first.
         low_mpp: a second, coarser scale, which bags have as their ``low``; None: no second one.
+        patch_labels: gives the classes of patches; None: none is known.
         max_open: stores kept open; their coordinates stay in memory, their pixels never do.
     """
 
@@ -31,12 +34,14 @@ class BagSet:
         *,
         mpp: float | None = None,
         low_mpp: float | None = None,
+        patch_labels: PatchLabels | None = None,
         max_open: int = 256,
     ) -> None:
         self.folder = folder
         self._labels = dict(labels or {})
         self._mpp = mpp
         self._low_mpp = low_mpp
+        self._patch_labels = patch_labels
         self._max_open = max_open
         self._open: OrderedDict[tuple[str, float | None], PatchStore] = OrderedDict()
 
@@ -47,7 +52,9 @@ class BagSet:
             StoreError: the slide's store is missing, incomplete, damaged or another slide's, has
                 no readable patch, or lacks the second scale.
         """
-        bag = Bag.of(self.store(slide_id), self._labels.get(slide_id))
+        store, known = self.store(slide_id), self._patch_labels
+        of_patches = None if known is None else partial(known.of, store.info, store.grid)
+        bag = Bag.of(store, self._labels.get(slide_id), of_patches)
         if len(bag) == 0:
             raise StoreError(
                 f"{self.path(slide_id)}: none of its patches could be read from the slide; "

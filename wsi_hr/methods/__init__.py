@@ -8,6 +8,7 @@ from wsi_hr.method_config import (
     ABMILConfig,
     ABMILXConfig,
     DBPSConfig,
+    DenseConfig,
     GDConfig,
     IPSConfig,
     MethodConfig,
@@ -32,10 +33,24 @@ METHODS: dict[type[MethodConfig], Callable[..., Method]] = {
 }
 
 
-def build_method(config: MethodConfig, encoder: Encoder, class_weights: Sequence[float]) -> Method:
+def build_method(
+    config: MethodConfig,
+    encoder: Encoder,
+    class_weights: Sequence[float],
+    dense: DenseConfig | None = None,
+) -> Method:
     """Make the method a config names, for as many classes as there are weights.
 
+    Args:
+        config: which method, and how.
+        encoder: embeds patches.
+        class_weights: of each class of slides in the loss.
+        dense: the classes of patches to be learned; none by default, or where it names none.
+
     Raises:
-        ConfigError: a setting does not fit the encoder.
+        ConfigError: a setting does not fit the encoder, or the method learns no classes of patches.
     """
-    return METHODS[type(config)](config, encoder, class_weights)
+    method = METHODS[type(config)](config, encoder, class_weights)
+    if dense is not None and dense.classes:
+        method.learn_patches(dense)
+    return method

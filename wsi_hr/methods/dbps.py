@@ -153,7 +153,7 @@ class DBPS(Method):
         if config.score == "paper" and explore == "none" and config.selection == "hard":
             buffers = []
             for bag, (buffer, logits_JN) in zip(bags, self.scan(bags), strict=True):
-                _keep(bag, logits_JN, context)
+                context.keep(bag, logits_JN)
                 buffers.append(buffer)
         else:
             select = half_by_rank if explore == "half_sampled" else select_global
@@ -202,7 +202,7 @@ class DBPS(Method):
         for before_JN, fresh in zip(everything, self._scanner().logits(bags, anew), strict=True):
             before_JN[:, fresh.index.cpu()] = fresh.logits.cpu()
         for bag, logits_JN in zip(bags, everything, strict=True):
-            _keep(bag, logits_JN, context)
+            context.keep(bag, logits_JN)
         device = self.encoder.device
         return [
             Candidates(
@@ -256,10 +256,3 @@ class DBPS(Method):
 
 def _positions(patches: Candidates) -> Int64Array:
     return patches.index.cpu().numpy()
-
-
-def _keep(bag: Bag, logits_JN: Tensor, context: StepContext) -> None:
-    """Leave the logits for the next epoch, by patch of the source."""
-    of_source = np.full((len(logits_JN), len(bag.source.valid)), np.nan, np.float32)
-    of_source[:, bag.indices] = logits_JN.numpy()
-    context.memory.keep(bag.slide_id, of_source)

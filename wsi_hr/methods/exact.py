@@ -46,6 +46,7 @@ def exact_backward(
     loss_of: Callable[[list[Tensor]], Tensor],
     seeds: Sequence[int],
     update: Update,
+    on_gradient: Callable[[list[Tensor]], None] = lambda _: None,
 ) -> Tensor:
     """Accumulate the gradient of a batch's loss by all weights.
 
@@ -58,6 +59,7 @@ def exact_backward(
         loss_of: the loss of Z [U, D] of every slide.
         seeds: of every slide's randomness in this step.
         update: accumulates.
+        on_gradient: told Z of every slide, the gradient in its ``grad``.
 
     Returns:
         The loss, detached.
@@ -72,6 +74,7 @@ def exact_backward(
         leaves.append(z_UD.requires_grad_())
     loss = loss_of(leaves)
     update.backward(loss)
+    on_gradient(leaves)
     for slide, seed, leaf in zip(units, seeds, leaves, strict=True):
         assert leaf.grad is not None, "the head reads every vector of Z"
         for number, (group, pixels) in enumerate(slide.stream(slide.groups())):

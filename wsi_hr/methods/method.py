@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
+from wsi_hr.errors import ConfigError
 from wsi_hr.geometry import Float32Array
+from wsi_hr.method_config import DenseConfig
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.slide_prediction import SlidePrediction
 
@@ -73,6 +75,12 @@ class StepContext:
     rng: Callable[[str], np.random.Generator]
     memory: SlideMemory = field(default_factory=NoMemory)
 
+    def keep(self, bag: Bag, logits_JN: Tensor) -> None:
+        """Leave logits of the bag's N patches for the next epoch, by patch of its source."""
+        of_source = np.full((len(logits_JN), len(bag.source.valid)), np.nan, np.float32)
+        of_source[:, bag.indices] = logits_JN.cpu().numpy()
+        self.memory.keep(bag.slide_id, of_source)
+
 
 class Method(nn.Module, ABC):
     """A slide classifier that learns from bags and says which patches mattered.
@@ -119,6 +127,17 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def predict_bag(self, bag: Bag) -> SlidePrediction:
         """Predict one bag: all patches visited, deterministic, nothing learned."""
+
+    def learn_patches(self, dense: DenseConfig) -> None:
+        """Learn the classes of patches too, from bags that know them; called before training.
+
+        Raises:
+            ConfigError: the method learns from slide labels only.
+        """
+        raise ConfigError(
+            "the method learns from the labels of slides only; leave --annotations out, or train "
+            "with --method patchgd --set method.head=window"
+        )
 
     def _loss(self, logits_BC: Tensor, bags: Sequence[Bag]) -> Tensor:
         """Cross-entropy times the weight of the slide's class, mean over slides.

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
+from wsi_hr.errors import ConfigError
 from wsi_hr.geometry import Int64Array
-from wsi_hr.method_config import PatchGDConfig
+from wsi_hr.method_config import DenseConfig, PatchGDConfig
+from wsi_hr.methods.dense import PatchLearner
 from wsi_hr.methods.exact import exact_backward, require_exact
-from wsi_hr.methods.method import Method, StepContext, Update
-from wsi_hr.methods.shares import margin_shares, rank_roles
+from wsi_hr.methods.method import NoMemory, StepContext, Update
+from wsi_hr.methods.shares import log_relevance, margin_shares, rank_roles
 from wsi_hr.methods.units import Units
 from wsi_hr.models.block_pool import BlockPool
 from wsi_hr.models.encoder import Encoder, frozen
@@ -31,7 +33,7 @@ from wsi_hr.slide_prediction import SlidePrediction
 # C classes; zeta inner steps per outer step, epsilon of them per update.
 
 
-class PatchGD(Method):
+class PatchGD(PatchLearner):
     """Fill Z without gradient, then renew part of its vectors per inner step, with gradient.
 
     Raises:
@@ -51,8 +53,16 @@ class PatchGD(Method):
             require_exact(encoder)
         self.pool = None if config.block is None else BlockPool(encoder.dim)
         self.head = head or HEADS[config.head](
-            encoder.dim, self.num_classes, dropout=config.dropout
+            encoder.dim, self.num_classes, dropout=config.dropout, **config.head_settings
         )
+
+    def learn_patches(self, dense: DenseConfig) -> None:
+        """See :meth:`wsi_hr.methods.dense.PatchLearner.learn_patches`."""
+        if self.config.block is not None:
+            raise ConfigError(
+                "--annotations: with method.block Z has no vector for a single patch; leave it out"
+            )
+        super().learn_patches(dense)
 
     @property
     def min_patches(self) -> int:
@@ -69,22 +79,28 @@ class PatchGD(Method):
         if self.config.exact:
             seeds = [int(rng.integers(2**62)) for rng in rngs]
             loss = exact_backward(
-                units, self.encoder, lambda z: self._loss(self._logits(units, z), bags), seeds,
-                update,
+                units, self.encoder, lambda z: self._block_loss(_block(units, z), bags), seeds,
+                update, lambda leaves: self._remember(bags, units, leaves, context),
             )  # fmt: skip
             update.step()
             return float(loss)
         z_BUD = [self._fill(slide) for slide in units]
+        if not isinstance(context.memory, NoMemory):
+            leaves = [z_UD.clone().requires_grad_() for z_UD in z_BUD]
+            with frozen(self), torch.enable_grad():
+                self._block_loss(_block(units, leaves), bags).backward(inputs=leaves)
+            self._remember(bags, units, leaves, context)
         draws = [self._draw(slide, rng) for slide, rng in zip(units, rngs, strict=True)]
         num_inner = max(len(draw) for draw in draws)
-        pieces = [_in_pieces(np.concatenate(draw), num_inner) for draw in draws]
+        pieces = [_in_pieces(draw, num_inner) for draw in draws]
         accumulate = self.config.accumulate or num_inner
         losses = []
         for first in range(0, num_inner, accumulate):
             group = range(first, min(first + accumulate, num_inner))
             for inner in group:
                 drawn = [piece[inner] for piece in pieces]
-                loss = self._loss(self._logits(units, self._renew(units, z_BUD, drawn)), bags)
+                mixed = self._renew(units, z_BUD, drawn)
+                loss = self._block_loss(_block(units, mixed), bags)
                 update.backward(loss / len(group))
                 losses.append(loss.detach())
             update.step()
@@ -100,14 +116,16 @@ class PatchGD(Method):
         with frozen(self):
             units = self._units(bag)
             z_UD, weight_N = units.fill(self.encoder.embed_padded)
-            logits_C = self._logits([units], [z_UD])[0]
+            block = _block([units], [z_UD])
+            logits_C = self.head(block)[0]
+            patch_probs_NK = self._patch_probs(block)
             share_U = margin_shares(
-                lambda z: self._logits([units], [z])[0], z_UD, int(logits_C.argmax())
+                lambda z: self.head(_block([units], [z]))[0], z_UD, int(logits_C.argmax())
             )
             share_N = (share_U.clamp_min(0)[units.unit_of_patch] * weight_N).cpu()
         role = rank_roles(share_N, self.config.num_salient, self.config.num_sub_salient)
         probs = logits_C.softmax(0).cpu().numpy()
-        return SlidePrediction(bag.slide_id, probs, share_N.numpy(), role, bag.grid)
+        return SlidePrediction(bag.slide_id, probs, share_N.numpy(), role, bag.grid, patch_probs_NK)
 
     def _units(self, bag: Bag) -> Units:
         return Units(bag, self.encoder, self.config.block, self.pool)
@@ -119,6 +137,23 @@ class PatchGD(Method):
                 return units.fill(self.encoder)[0]
         with frozen(self.encoder):
             return units.fill(self.encoder.embed_padded)[0]
+
+    def _remember(
+        self,
+        bags: Sequence[Bag],
+        units: Sequence[Units],
+        leaves: list[Tensor],
+        context: StepContext,
+    ) -> None:
+        """Leave how much the loss depends on each patch for the next epoch, as logits.
+
+        What it depends on a block is divided evenly among the block's patches.
+        """
+        for bag, slide, leaf in zip(bags, units, leaves, strict=True):
+            assert leaf.grad is not None, "the head reads every vector of Z"
+            unit_N = torch.from_numpy(slide.unit_of_patch).to(leaf.device)
+            logits_U = log_relevance(leaf.detach(), leaf.grad) - unit_N.bincount().log()
+            context.keep(bag, logits_U[unit_N][None])
 
     def _draw(self, units: Units, rng: np.random.Generator) -> list[Int64Array]:
         """Disjoint draws of units that together cover what is asked; the last may be short."""
@@ -143,15 +178,18 @@ class PatchGD(Method):
             z_BUD[number] = mixed[-1].detach()
         return mixed
 
-    def _logits(self, units: Sequence[Units], z_BUD: list[Tensor]) -> Tensor:
-        shape = (max(slide.shape[0] for slide in units), max(slide.shape[1] for slide in units))
-        cells = [
-            torch.from_numpy(slide.cells_U2).to(z_UD.device)
-            for slide, z_UD in zip(units, z_BUD, strict=True)
-        ]
-        return self.head(ZBlock.of(z_BUD, cells, shape))
+
+def _block(units: Sequence[Units], z_BUD: Sequence[Tensor]) -> ZBlock:
+    shape = (max(slide.shape[0] for slide in units), max(slide.shape[1] for slide in units))
+    cells = [
+        torch.from_numpy(slide.cells_U2).to(z_UD.device)
+        for slide, z_UD in zip(units, z_BUD, strict=True)
+    ]
+    return ZBlock.of(z_BUD, cells, shape)
 
 
-def _in_pieces(order: Int64Array, num_pieces: int) -> list[Int64Array]:
-    """Cut one slide's draw so that slides of different size take the same inner steps."""
-    return np.array_split(order, num_pieces)
+def _in_pieces(draws: list[Int64Array], num_pieces: int) -> list[Int64Array]:
+    """Cut a slide's draws anew where another slide of the batch takes more inner steps."""
+    if len(draws) == num_pieces:
+        return draws
+    return np.array_split(np.concatenate(draws), num_pieces)

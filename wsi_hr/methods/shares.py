@@ -45,6 +45,16 @@ def margin_shares(head: Callable[[Tensor], Tensor], z_UD: Tensor, top: int) -> T
     return (away_UD * total_UD).sum(1) / _PATH_STEPS
 
 
+def log_relevance(z_UD: Tensor, gradient_UD: Tensor) -> Tensor:
+    """Logits [U] whose softmax is how much the loss depends on each vector of a slide's Z.
+
+    To first order: the gradient of the loss times how far the vector is from the slide's mean one,
+    without its sign. One pass of the head, where :func:`margin_shares` takes many.
+    """
+    relevance_U = (gradient_UD * (z_UD - z_UD.mean(0))).sum(1).abs()
+    return relevance_U.clamp_min(torch.finfo(relevance_U.dtype).tiny).log()
+
+
 def rank_roles(score_N: Tensor, num_salient: int, num_sub_salient: int) -> UInt8Array:
     """A role u8[N] per patch: the highest scores are salient, the next ones sub-salient."""
     order = score_N.argsort(descending=True, stable=True).cpu().numpy()

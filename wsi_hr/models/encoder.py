@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import timm
@@ -28,6 +28,16 @@ from wsi_hr.models.upload import Upload
 logger = logging.getLogger(__name__)
 
 # Letters: K patches, P patch edge, D embedding.
+
+
+class SettingKeys(NamedTuple):
+    """Where a network's name and weights are set, for what is said when they will not do."""
+
+    name: str
+    weights: str
+
+
+_ENCODER = SettingKeys("encoder.name", "encoder.weights")
 
 
 class Encoder(nn.Module):
@@ -212,13 +222,7 @@ def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = 
             cannot take patches of this size.
     """
     name = config.name
-    if name.split(".")[0] not in timm.list_models():
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.3)
-        hint = f"near: {', '.join(near)}" if near else "timm.list_models() lists them"
-        raise ConfigError(f"encoder.name {name}: timm has no such model; {hint}")
-    net = _create(name, pretrained=load_weights and config.weights == "pretrained")
-    if load_weights and config.weights not in ("none", "pretrained"):
-        _load_local(net, Path(config.weights))
+    net = load_net(name, config.weights if load_weights else "none")
     dim = _fit(net, name, patch_px)
     cfg: dict[str, Any] = getattr(net, "pretrained_cfg", {})
     if config.norm == "group" and not to_group_norm(net):
@@ -238,18 +242,40 @@ def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = 
     )
 
 
-def _create(name: str, *, pretrained: bool) -> nn.Module:
+def load_net(name: str, weights: str, keys: SettingKeys = _ENCODER, **options: Any) -> nn.Module:
+    """A timm network without its classifier.
+
+    Args:
+        name: a timm name.
+        weights: ``none``, ``pretrained`` or a local weights file.
+        keys: the settings that name and weights come from.
+        options: timm's own, for this kind of network.
+
+    Raises:
+        ConfigError: unknown name, or weights that cannot be had or do not fit.
+    """
+    if name.split(".")[0] not in timm.list_models():
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.3)
+        hint = f"near: {', '.join(near)}" if near else "timm.list_models() lists them"
+        raise ConfigError(f"{keys.name} {name}: timm has no such model; {hint}")
+    net = _create(name, keys, pretrained=weights == "pretrained", **options)
+    if weights not in ("none", "pretrained"):
+        _load_local(net, Path(weights), keys.weights)
+    return net
+
+
+def _create(name: str, keys: SettingKeys, *, pretrained: bool, **options: Any) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except Exception as cause:
         if not pretrained:
             raise ConfigError(
-                f"encoder.name {name}: timm cannot build it ({_first_line(cause)})"
+                f"{keys.name} {name}: timm cannot build it ({_first_line(cause)})"
             ) from cause
         raise ConfigError(
-            f"encoder.weights pretrained: the weights of {name} could not be fetched "
+            f"{keys.weights} pretrained: the weights of {name} could not be fetched "
             f"({_first_line(cause)}); on a machine without internet give a local file instead: "
-            "--set encoder.weights=FILE"
+            f"--set {keys.weights}=FILE"
         ) from cause
 
 
@@ -277,35 +303,35 @@ def _fit(net: Any, name: str, patch_px: int) -> int:
     return out.shape[1]
 
 
-def _load_local(net: nn.Module, path: Path) -> None:
+def _load_local(net: nn.Module, path: Path, key: str) -> None:
     """Load a state dict from .safetensors, or from .pt/.pth/.bin without unpickling code."""
-    state = _read_weights(path)
+    state = _read_weights(path, key)
     own = net.state_dict()
     missing = [key for key in own if key not in state]
     if missing:
         raise ConfigError(
-            f"encoder.weights {path}: {len(missing)} of {len(own)} tensors are not in it, "
+            f"{key} {path}: {len(missing)} of {len(own)} tensors are not in it, "
             f"e.g. {missing[0]}; is it for another architecture?"
         )
     wrong = [key for key in own if own[key].shape != state[key].shape]
     if wrong:
         raise ConfigError(
-            f"encoder.weights {path}: {wrong[0]} is {tuple(state[wrong[0]].shape)} there, "
+            f"{key} {path}: {wrong[0]} is {tuple(state[wrong[0]].shape)} there, "
             f"{tuple(own[wrong[0]].shape)} in this encoder; is it for another architecture?"
         )
     unused = [key for key in state if key not in own and not key.startswith(_classifiers(net))]
     if unused:
         logger.warning(
-            "encoder.weights %s: %d tensors have no place in this encoder and are left out, "
-            "e.g. %s; is it for another architecture?", path, len(unused), unused[0],
+            "%s %s: %d tensors have no place in this encoder and are left out, "
+            "e.g. %s; is it for another architecture?", key, path, len(unused), unused[0],
         )  # fmt: skip
     net.load_state_dict({key: state[key] for key in own})
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path, key: str) -> dict[str, Tensor]:
     """The tensors of a weights file by name, without what training tools wrap around them."""
     if not path.is_file():
-        raise ConfigError(f"encoder.weights {path}: no such file (or: none, pretrained)")
+        raise ConfigError(f"{key} {path}: no such file (or: none, pretrained)")
     try:
         if path.suffix == ".safetensors":
             found: Any = load_file(path)
@@ -313,7 +339,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as cause:
         raise ConfigError(
-            f"encoder.weights {path}: not a weights file that can be loaded safely "
+            f"{key} {path}: not a weights file that can be loaded safely "
             f"({type(cause).__name__}: {_first_line(cause)}); convert it to .safetensors"
         ) from cause
     for wrapper in ("state_dict", "model"):
@@ -321,7 +347,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             found = found[wrapper]
     if not isinstance(found, dict):
         raise ConfigError(
-            f"encoder.weights {path}: holds a {type(found).__name__}, not tensors by name; "
+            f"{key} {path}: holds a {type(found).__name__}, not tensors by name; "
             "save the network's state_dict()"
         )
     return {

@@ -27,7 +27,8 @@ class TrainedRun:
     Attributes:
         method: on its device, weights loaded.
         config: the run's settings; ``config.tile`` is how its patches were cut.
-        classes: names, in the order of the probabilities.
+        classes: names, in the order of the probabilities; those of patches are
+            ``config.dense.names``, where it has classes.
         epoch: which epoch it is, from 0.
         digest: SHA-256 of the checkpoint's content.
     """
@@ -68,7 +69,7 @@ def load_run(run_dir: Path, *, device: str = "auto") -> TrainedRun:
         ) from cause
     reads_px = encoder_px(config.method, config.tile.patch_size)
     encoder = build_encoder(config.encoder, reads_px, load_weights=False)
-    method = build_method(config.method, encoder, [1.0] * len(classes))
+    method = build_method(config.method, encoder, [1.0] * len(classes), config.dense)
     restore_model(method, checkpoint, path)
     method = method.to(where).eval()
     return TrainedRun(method, config, classes, epoch, checkpoint.digest)
