@@ -23,6 +23,7 @@ from wsi_hr.cohort.labels import Labels, load_labels
 from wsi_hr.cohort.splits import make_splits
 from wsi_hr.config import Config, TileConfig
 from wsi_hr.errors import ConfigError, StoreError, WsiHrError
+from wsi_hr.method_config import encoder_px, low_mpp
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import Method
 from wsi_hr.models.encoder import build_encoder
@@ -105,11 +106,19 @@ def train_stage(
     splits = split_rows(table.rows, split_of)
     say(console, describe(splits))
     device = pick_device(config.train.device)
-    tile = _common_tiling(BagSet(store, mpp=mpp), [row["slide_id"] for row in splits])
+    second = low_mpp(config.method)
+    tile = _common_tiling(
+        BagSet(store, mpp=mpp, low_mpp=second), [row["slide_id"] for row in splits]
+    )
     if mpp is not None and tile.mpp != mpp:
         raise ConfigError(
             f"--mpp {mpp:g}: {store} holds no patches at that scale, its first is {tile.mpp:g}; "
             "tile with both, as in wsi-hr tile --mpp 0.5,1.0, or leave --mpp out"
+        )
+    if second is not None and second <= tile.mpp:
+        raise ConfigError(
+            f"method.low_mpp {second:g}: must be coarser than the patches at {tile.mpp:g} um/px; "
+            "give a larger one, or null"
         )
     say(console, *_tiling_in_words(config.tile, tile), _device_in_words(device, config))
     config = config.model_copy(update={"tile": tile})
@@ -142,11 +151,15 @@ def _train(
     refuse_other_run(run_dir, config, splits, drawn_rows)
     torch.set_num_threads(config.train.threads or len(os.sched_getaffinity(0)))
     method = _build(config, classes, [label_of[s] for s in slides["train"]], run_dir).to(device)
-    claim(
-        run_dir, config, splits, drawn_rows
-    )  # only now: settings that cannot be built do not bind the folder
-    patch_labels = PatchLabels(drawn.files, drawn.dense) if drawn else None
-    bags = BagSet(store, label_of, mpp=config.tile.mpp, patch_labels=patch_labels)
+    # only now: settings that cannot be built do not bind the folder
+    claim(run_dir, config, splits, drawn_rows)
+    bags = BagSet(
+        store,
+        label_of,
+        mpp=config.tile.mpp,
+        low_mpp=low_mpp(config.method),
+        patch_labels=PatchLabels(drawn.files, drawn.dense) if drawn else None,
+    )
     data = TrainingSet(bags, slides["train"], slides["val"], label_of)
     num_steps = config.train.epochs * len(slides["train"])
     with progress_bar(console, "training", num_steps) as advance:
@@ -187,7 +200,9 @@ def _train(
 def _build(config: Config, classes: tuple[str, ...], labels: list[int], run_dir: Path) -> Method:
     torch.manual_seed(seed_for(config.seed, "init"))
     encoder = build_encoder(
-        config.encoder, config.tile.patch_size, load_weights=not (run_dir / LAST).exists()
+        config.encoder,
+        encoder_px(config.method, config.tile.patch_size),
+        load_weights=not (run_dir / LAST).exists(),
     )
     weights = [1.0] * len(classes)
     if config.train.class_weights:

@@ -25,16 +25,28 @@ from wsi_hr.frozen import Frozen
 from wsi_hr.geometry import ARTIFACTS, PatchSpec
 from wsi_hr.method_config import (
     DEFAULT_METHOD,
+    GIVE_ATTENTION,
     METHOD_CONFIGS,
     DBPSConfig,
     DenseConfig,
     EncoderConfig,
     MethodConfig,
 )
-from wsi_hr.sampler_config import RandomDropConfig
+from wsi_hr.sampler_config import (
+    DEFAULT_SAMPLER,
+    SAMPLER_CONFIGS,
+    RandomDropConfig,
+    SamplerChain,
+)
 
 SEGMENTERS = ("saturation_otsu", "luminance", "entropy")
 Artifact = Literal["pen", "blur", "fold", "bubble"]
+# Sections whose settings are told apart by their name.
+_TABLES: dict[str, Mapping[str, type[BaseModel]]] = {
+    "method": METHOD_CONFIGS,
+    "sampler": SAMPLER_CONFIGS,
+}
+_DEFAULTS = {"method": DEFAULT_METHOD, "sampler": DEFAULT_SAMPLER}
 _ENTRY = re.compile(r"\w+(\.\w+)*:\w+")
 
 
@@ -147,6 +159,9 @@ class TrainConfig(Frozen):
     warmup_epochs: float = Field(1.0, ge=0, description="linear warm-up from 0")
     final_lr: float = Field(1e-3, ge=0, le=1, description="cosine end, as a part of lr")
     clip_norm: float | None = Field(None, gt=0, description="gradient norm limit; null: none")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of averaged weights, which are judged; null: none"
+    )
     class_weights: bool = Field(False, description="weigh classes by inverse frequency")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, ge=1, description="CPU threads of the arithmetic; null: all")
@@ -177,12 +192,29 @@ class Config(Frozen):
     seed: int = Field(0, ge=0, description="all randomness derives from it")
     tile: TileConfig = TileConfig()  # pyright: ignore[reportCallIssue]
     encoder: EncoderConfig = EncoderConfig()  # pyright: ignore[reportCallIssue]
-    sampler: RandomDropConfig = RandomDropConfig()  # pyright: ignore[reportCallIssue]
+    sampler: SamplerChain = (RandomDropConfig(),)  # pyright: ignore[reportCallIssue]
     method: MethodConfig = DBPSConfig()  # pyright: ignore[reportCallIssue]
     dense: DenseConfig = DenseConfig()  # pyright: ignore[reportCallIssue]
     train: TrainConfig = TrainConfig()  # pyright: ignore[reportCallIssue]
     split: SplitConfig = SplitConfig()  # pyright: ignore[reportCallIssue]
     predict: PredictConfig = PredictConfig()  # pyright: ignore[reportCallIssue]
+
+    @model_validator(mode="after")
+    def _chain_what_can_be_chained(self) -> Config:
+        names = [sampler.name for sampler in self.sampler]
+        if not names:
+            raise ValueError("sampler: is empty; random_drop with drop: 0 leaves out nothing")
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"sampler: {name} is there twice; each goes into a list once")
+        for sampler in self.sampler:
+            if sampler.reads_attention and self.method.name not in GIVE_ATTENTION:
+                raise ValueError(
+                    f"sampler: {sampler.name} asks for the attention of the epoch before, which "
+                    f"{self.method.name} does not keep; use {', '.join(GIVE_ATTENTION)}, another "
+                    "sampler, or attention with sampler.source=thumbnail"
+                )
+        return self
 
 
 def resolve_config(
@@ -214,7 +246,8 @@ def resolve_config(
             given += _flat(key.strip(), yaml.safe_load(value))
         except yaml.YAMLError as cause:
             raise ConfigError(f"--set {text}: the value is not YAML") from cause
-    _choose_method(tree, [value for key, value in given if key == "method.name"])
+    for section in _TABLES:
+        _choose(tree, section, [value for key, value in given if key == f"{section}.name"])
     for key, value in given:
         _assign(tree, key, value)
     if isinstance(tree.get("method"), dict):
@@ -222,7 +255,8 @@ def resolve_config(
     try:
         return Config.model_validate(tree)
     except ValidationError as cause:
-        raise ConfigError(_explain(cause)) from cause
+        several = isinstance(tree.get("sampler"), list)
+        raise ConfigError(_explain(cause, several_samplers=several)) from cause
 
 
 def load_recipe(path: Path) -> dict[str, Any]:
@@ -254,13 +288,16 @@ def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
     return [item for name, inner in value.items() for item in _flat(f"{key}.{name}", inner)]
 
 
-def _choose_method(tree: dict[str, Any], names: Sequence[Any]) -> None:
-    """Choosing another method than the recipe's drops the settings it has for its own."""
-    settings = tree.get("method")
-    if not (names and isinstance(settings, dict)):
+def _choose(tree: dict[str, Any], section: str, names: Sequence[Any]) -> None:
+    """Choosing another method or sampler than the recipe's drops what it sets for its own."""
+    settings = tree.get(section)
+    if not names:
         return
-    if settings.get("name", DEFAULT_METHOD) != names[-1]:
-        settings.clear()
+    if isinstance(settings, dict):
+        if settings.get("name", _DEFAULTS[section]) != names[-1]:
+            settings.clear()
+    elif section == "sampler" and isinstance(settings, list):
+        tree[section] = {}
 
 
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
@@ -268,6 +305,8 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     node = tree
     for parent in parents:
         child = node.setdefault(parent, {})
+        if isinstance(child, list):
+            raise ConfigError(f"{dotted}: {parent} is a list here; set the whole list")
         if not isinstance(child, dict):
             raise ConfigError(f"{dotted}: {parent} is a value, it has no settings below it")
         node = child
@@ -284,12 +323,14 @@ def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
         tree[key] = value
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, *, several_samplers: bool) -> str:
     lines = []
     for item in error.errors():
-        where, method = _place(item["loc"])
-        if item["type"] == "extra_forbidden":
-            lines.append(f"{where}: {_why_unknown(where, method)}")
+        where, name = _place(item["loc"], several_samplers=several_samplers)
+        if not where:  # what holds between sections says itself where
+            lines.append(item["msg"].removeprefix("Value error, "))
+        elif item["type"] == "extra_forbidden":
+            lines.append(f"{where}: {_why_unknown(where, name)}")
         elif item["type"] in ("union_tag_invalid", "literal_error"):
             lines.append(f"{where}: {item['msg']}")
         else:
@@ -297,18 +338,24 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
-def _place(location: Sequence[int | str]) -> tuple[str, str | None]:
-    """A setting as the user writes it, and the method it was looked for in."""
+def _place(location: Sequence[int | str], *, several_samplers: bool) -> tuple[str, str | None]:
+    """A setting as the user writes it, and the method or sampler it was looked for in."""
     parts = [str(part) for part in location]
-    if parts[:1] == ["method"] and len(parts) > 2:  # pydantic puts the union's tag in between
-        return ".".join(["method", *parts[2:]]), parts[1]
-    return ".".join(parts), None
+    number: list[str] = []
+    if parts[:1] == ["sampler"] and len(parts) > 1:
+        number.append(parts.pop(1))
+        if not several_samplers:  # which is a list of one to pydantic only
+            number.clear()
+    if parts[:1] in (["method"], ["sampler"]) and len(parts) > 1:  # the union's tag in between
+        return ".".join([parts[0], *number, *parts[2:]]), parts[1]
+    return ".".join([*parts[:1], *number, *parts[1:]]), None
 
 
-def _why_unknown(where: str, method: str | None) -> str:
-    for other, model in METHOD_CONFIGS.items():
-        if method is not None and where.removeprefix("method.") in model.model_fields:
-            return f"a setting of {other}, not of {method}"
+def _why_unknown(where: str, name: str | None) -> str:
+    section, key = where.split(".")[0], where.split(".")[-1]
+    for other, model in _TABLES.get(section, {}).items():
+        if name is not None and key in model.model_fields:
+            return f"a setting of {other}, not of {name}"
     near = difflib.get_close_matches(where, _known_keys(), n=1, cutoff=0.5)
     hint = f"the nearest known one is {near[0]}" if near else "wsi-hr show lists them"
     return f"unknown setting; {hint}"
@@ -317,8 +364,7 @@ def _why_unknown(where: str, method: str | None) -> str:
 def _known_keys() -> list[str]:
     keys = [*Config.model_fields]
     for section, field in Config.model_fields.items():
-        models = METHOD_CONFIGS.values() if section == "method" else [field.annotation]
-        for model in models:
+        for model in _TABLES.get(section, {section: field.annotation}).values():
             if isinstance(model, type) and issubclass(model, BaseModel):
                 keys += [f"{section}.{name}" for name in model.model_fields]
     return keys

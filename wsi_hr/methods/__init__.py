@@ -4,15 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from wsi_hr.method_config import DBPSConfig, DenseConfig, MethodConfig, PatchGDConfig
+from wsi_hr.method_config import (
+    ABMILConfig,
+    ABMILXConfig,
+    DBPSConfig,
+    DenseConfig,
+    GDConfig,
+    IPSConfig,
+    MethodConfig,
+    PatchGDConfig,
+)
+from wsi_hr.methods.abmil import ABMIL
+from wsi_hr.methods.abmilx import E2EABMILX
 from wsi_hr.methods.dbps import DBPS
+from wsi_hr.methods.gd import GD
+from wsi_hr.methods.ips import IPS
 from wsi_hr.methods.method import Method
 from wsi_hr.methods.patchgd import PatchGD
 from wsi_hr.models.encoder import Encoder
 
 METHODS: dict[type[MethodConfig], Callable[..., Method]] = {
     DBPSConfig: DBPS,
+    IPSConfig: IPS,
     PatchGDConfig: PatchGD,
+    GDConfig: GD,
+    ABMILConfig: ABMIL,
+    ABMILXConfig: E2EABMILX,
 }
 
 

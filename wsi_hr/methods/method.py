@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,10 @@ class Update(Protocol):
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of ``loss``."""
+        ...
+
+    def backward_from(self, output: Tensor, gradient: Tensor) -> None:
+        """Accumulate what follows from ``gradient``, the gradient of the loss by ``output``."""
         ...
 
     def step(self) -> None:
@@ -70,6 +75,12 @@ class StepContext:
     rng: Callable[[str], np.random.Generator]
     memory: SlideMemory = field(default_factory=NoMemory)
 
+    def keep(self, bag: Bag, logits_JN: Tensor) -> None:
+        """Leave logits of the bag's N patches for the next epoch, by patch of its source."""
+        of_source = np.full((len(logits_JN), len(bag.source.valid)), np.nan, np.float32)
+        of_source[:, bag.indices] = logits_JN.cpu().numpy()
+        self.memory.keep(bag.slide_id, of_source)
+
 
 class Method(nn.Module, ABC):
     """A slide classifier that learns from bags and says which patches mattered.
@@ -89,10 +100,21 @@ class Method(nn.Module, ABC):
         self.num_classes = len(class_weights)
         self.register_buffer("class_weights", torch.tensor(class_weights), persistent=False)
 
+    def keep_in(self, folder: Path) -> None:
+        """Take ``folder`` for what need not be computed twice in a run; it goes when the run ends.
+
+        Whatever is kept there, training and prediction give the same bits with and without it.
+        """
+
     @property
     @abstractmethod
     def min_patches(self) -> int:
         """Patches a sampler must leave in a bag for the method to work as meant."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it asks ``context.memory`` for what the epoch before left."""
+        return False
 
     @abstractmethod
     def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:

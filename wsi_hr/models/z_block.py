@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from wsi_hr.bags.bag import Bag
 
 # Letters: B slides, N patches of the slide that has most, D embedding, (R, Q) patch grid.
 
@@ -42,6 +45,17 @@ class ZBlock:
         """
         emb_BND, mask_BN = pad_ragged(embeddings)
         return cls(emb_BND, mask_BN, pad_ragged(cells)[0], shape)
+
+    @classmethod
+    def of_bags(cls, bags: Sequence[Bag], embeddings: Sequence[Tensor]) -> ZBlock:
+        """Put the embeddings [N_b, D] of all patches of each bag together."""
+        shapes = [bag.grid.shape for bag in bags]
+        cells = [
+            torch.from_numpy(bag.grid.cells.astype(np.int64)).to(z_ND.device)
+            for bag, z_ND in zip(bags, embeddings, strict=True)
+        ]
+        largest = (max(rows for rows, _ in shapes), max(columns for _, columns in shapes))
+        return cls.of(embeddings, cells, largest)
 
     def grid(self) -> tuple[Tensor, Tensor]:
         """Z [B, D, R, Q] and its mask bool[B, R, Q]; cells without a patch are 0 and False."""

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from wsi_hr.models.heads.abmil import ABMILHead
+from wsi_hr.models.heads.abmilx import ABMILXHead
 from wsi_hr.models.heads.attention import AttentionHead
 from wsi_hr.models.heads.cnn import CNNHead
 from wsi_hr.models.heads.transformer import TransformerHead
@@ -19,6 +21,8 @@ from wsi_hr.models.heads.window import WindowHead
 HEADS: dict[str, Callable[..., nn.Module]] = {
     "attention": AttentionHead,
     "cnn": CNNHead,
+    "abmil": ABMILHead,
+    "abmilx": ABMILXHead,
     "transformer": TransformerHead,
     "window": WindowHead,
 }
