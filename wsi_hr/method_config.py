@@ -93,9 +93,10 @@ class DBPSConfig(IPSConfig):
     num_sub_salient: int | None = Field(
         32, ge=0, description="S: patches seen without gradient; null: all others"
     )
-    aggregation: Literal["dual", "concat"] = Field(
+    aggregation: Literal["dual", "concat", "abmilx"] = Field(
         "dual",
-        description="dual: sub-salient seen in the light of salient; concat: both in one attention",
+        description="dual: sub-salient seen in the light of salient; concat: both in one "
+        "attention; abmilx: both in ABMILX's",
     )
 
 

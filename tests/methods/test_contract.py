@@ -31,6 +31,7 @@ CONFIGS = {
     "dbps global": DBPSConfig(num_salient=4, num_sub_salient=5, heads=2, score="global"),
     "dbps half sampled": DBPSConfig(num_salient=4, heads=2, explore="half_sampled"),
     "dbps concat": DBPSConfig(num_salient=4, heads=2, aggregation="concat", num_sub_salient=None),
+    "dbps abmilx": DBPSConfig(num_salient=4, heads=2, aggregation="abmilx", explore="none"),
     "dbps half": DBPSConfig(num_salient=4, heads=2, selection="half_sampled", explore="none"),
     "dbps refreshed": DBPSConfig(num_salient=4, heads=2, score="global", scan_refresh=0.3),
     "ips": IPSConfig(num_salient=4, heads=2, explore="none"),
@@ -100,6 +101,16 @@ def test_training_takes_slides_of_any_size_together(name: str, progress: float) 
         learned = {key for key, grad in step.items() if grad.abs().sum() > 0}
         assert any(key.startswith("encoder.") for key in learned) == (name not in FROZEN)
         assert any(not key.startswith("encoder.") for key in learned)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_slide_a_thousand_times_larger_than_the_others_trains_with_them(name: str) -> None:
+    method = make(name).train()
+    rng = np.random.default_rng(1)
+    bags = [random_bag(rng, num, label=num % 3, slide_id=str(num)) for num in (2, 2000)]
+    update = Recorder(method)
+    assert np.isfinite(method.train_bags(bags, update, context(1.0)))
+    assert all(torch.isfinite(grad).all() for step in update.steps for grad in step.values())
 
 
 @pytest.mark.parametrize("name", CONFIGS)

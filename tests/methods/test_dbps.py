@@ -17,6 +17,7 @@ from wsi_hr.methods.dbps import DBPS
 from wsi_hr.methods.dual_buffer import Candidates, DualBuffer, half_sampled, score
 from wsi_hr.methods.ips import IPS
 from wsi_hr.methods.method import StepContext
+from wsi_hr.models.attention import DualAttention
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.slide_prediction import Role
 from wsi_hr.testing.memory_patches import MemoryPatches
@@ -32,8 +33,9 @@ def make(table_or_encoder, **settings) -> DBPS:
                 "dropout": 0.0, "explore": "none"} | settings  # fmt: skip
     torch.manual_seed(1)
     method = DBPS(DBPSConfig(**settings), encoder, [1.0, 1.0, 1.0])
-    with torch.no_grad():  # sharp attention, so that selections differ
-        method.aggregate.attention.queries.mul_(20)
+    if isinstance(method.aggregate, DualAttention):
+        with torch.no_grad():  # sharp attention, so that selections differ
+            method.aggregate.attention.queries.mul_(20)
     return method
 
 
@@ -245,12 +247,25 @@ def test_concat_is_one_attention_over_both_buffers() -> None:
     bag = numbered_bag(np.arange(50))
     buffer, _ = scan(method, bag)
     both = torch.cat([table[buffer.salient.index], table[buffer.sub_salient.index]])
-    z = method.aggregate(both[None], None, both[None, :0], None)
+    z = DualAttention.forward(method.aggregate, both[None], None, both[None, :0], None)
     expected = method.classifier(z[:, 0]).softmax(1)[0].detach().numpy()
     assert np.allclose(method.predict_bag(bag).probs, expected, atol=1e-6)
     everything = make(table, aggregation="concat", num_sub_salient=None, score="global")
     roles = np.bincount(everything.predict_bag(bag).role, minlength=4)
     assert roles.tolist() == [0, 0, 46, 4]
+
+
+def test_abmilx_scores_by_its_own_attention_and_pools_both_buffers() -> None:
+    torch.manual_seed(9)
+    table = torch.randn(50, 8)
+    method = make(table, aggregation="abmilx", score="global")
+    bag = numbered_bag(np.arange(50))
+    buffer, logits = scan(method, bag)
+    assert torch.allclose(logits, method.aggregate.eval().attention_logits(table), atol=1e-6)
+    assert buffer.salient.index.tolist() == score(logits).argsort(descending=True)[:4].tolist()
+    both = torch.cat([table[buffer.salient.index], table[buffer.sub_salient.index]])
+    expected = method.classifier(method.aggregate.pool(both[None], None)).softmax(1)[0]
+    assert np.allclose(method.predict_bag(bag).probs, expected.detach().numpy(), atol=1e-6)
 
 
 def test_the_scan_may_see_less_than_the_gradient_does() -> None:

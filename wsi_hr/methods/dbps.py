@@ -27,7 +27,8 @@ from wsi_hr.methods.dual_buffer import (
 )
 from wsi_hr.methods.method import Method, StepContext, Update
 from wsi_hr.methods.scan import Scan, refreshed
-from wsi_hr.models.attention import DualAttention, sinusoid
+from wsi_hr.models.aggregators import build_aggregator
+from wsi_hr.models.attention import sinusoid
 from wsi_hr.models.encoder import Encoder, frozen
 from wsi_hr.models.z_block import pad_ragged
 from wsi_hr.slide_prediction import Role, SlidePrediction
@@ -62,12 +63,7 @@ class DBPS(Method):
     ) -> None:
         super().__init__(encoder, class_weights)
         self.config = config
-        self.aggregate = DualAttention(
-            encoder.dim,
-            heads=config.heads,
-            hidden=round(config.mlp_ratio * encoder.dim),
-            dropout=config.dropout,
-        )
+        self.aggregate = build_aggregator(config, encoder.dim)
         self.classifier = nn.Linear(encoder.dim, self.num_classes)
         if config.scan_scale < 1 and encoder.fixed_size:
             raise ConfigError(
@@ -245,9 +241,6 @@ class DBPS(Method):
         return emb_KD + sinusoid(raster.to(emb_KD.device), self.encoder.dim)
 
     def _classify(self, salient: Sequence[Tensor], sub_salient: Sequence[Tensor]) -> Tensor:
-        if self.config.aggregation == "concat":
-            salient = [torch.cat(pair) for pair in zip(salient, sub_salient, strict=True)]
-            sub_salient = [emb_SD[:0] for emb_SD in sub_salient]
         salient_BMD, mask_BM = pad_ragged(salient)
         sub_BSD, mask_BS = pad_ragged(sub_salient)
         z_BTD = self.aggregate(salient_BMD, mask_BM, sub_BSD, mask_BS)

@@ -11,7 +11,7 @@ from torch import Tensor
 from wsi_hr.bags.bag import Bag
 from wsi_hr.geometry import Int64Array
 from wsi_hr.methods.dual_buffer import BufferScan, Candidates, DualBuffer
-from wsi_hr.models.attention import DualAttention
+from wsi_hr.models.aggregators import Aggregator
 from wsi_hr.models.encoder import Encoder, embed_packed, frozen
 
 # Letters: B slides, N patches of a slide, K some of them, D embedding, J rows of logits.
@@ -30,9 +30,7 @@ class Scan:
         reduce: px of a patch, per axis, that are averaged into one for the scan.
     """
 
-    def __init__(
-        self, encoder: Encoder, attention: DualAttention, place: Place, reduce: int
-    ) -> None:
+    def __init__(self, encoder: Encoder, attention: Aggregator, place: Place, reduce: int) -> None:
         self._encoder = encoder
         self._attention = attention
         self._place = place
