@@ -80,7 +80,7 @@ def test_sorted_unique_enough_and_repeatable(
     assert np.array_equal(kept, again)
 
 
-@pytest.mark.parametrize("name", set(CONFIGS) - {"lowest"})
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - {"lowest"}))
 def test_another_epoch_sees_other_patches_and_fewer_than_there_are(name: str) -> None:
     kept = [
         build_sampler(CONFIGS[name])
