@@ -63,6 +63,7 @@ class JpegTiles:
             raise SlideError(f"{path}: cannot be opened ({cause.strerror})") from cause
         self._finalizer = weakref.finalize(self, os.close, self._fd)
         self._file_bytes = os.fstat(self._fd).st_size
+        self._proven: bytes | None = None
 
     def close(self) -> None:
         """Let go of the file."""
@@ -85,16 +86,14 @@ class JpegTiles:
         # Asked before reading: a damaged count may claim more bytes than there is memory.
         if offset <= 0 or count <= len(_SOI) or offset + count > self._file_bytes:
             raise SlideError(f"{self.path}: the file has no bytes for tile ({col}, {row})")
-        # Read to where it belongs, its own start marker under the last bytes of the prefix.
-        start = len(self._prefix) - len(_SOI)
-        data = bytearray(start + count)
-        num_read = os.preadv(self._fd, [memoryview(data)[start:]], offset)
-        if num_read < count or not data.startswith(_SOI, start):
+        data = os.pread(self._fd, count, offset)
+        if len(data) < count or not data.startswith(_SOI):
             raise SlideError(f"{self.path}: tile ({col}, {row}) is no JPEG")
-        data[: len(self._prefix)] = self._prefix
-        return bytes(data)
+        return self._prefix + data[len(_SOI) :]
 
-    def decode_into(self, stream: bytes, out: UInt8Array, decode_scale: int) -> None:
+    def decode_into(
+        self, stream: bytes, out: UInt8Array, decode_scale: int, *, smooth_chroma: bool = True
+    ) -> None:
         """Decode a tile's stream, reduced by the decoder itself.
 
         Args:
@@ -102,24 +101,30 @@ class JpegTiles:
             out: u8[tile h / decode_scale, tile w / decode_scale, 3], contiguous.
             decode_scale: 1, 2, 4 or 8: px of the level per px of ``out``. Above 1 only the low
                 frequencies of each 8 x 8 block are transformed.
+            smooth_chroma: interpolate colours that lie in the file at half the resolution, as every
+                viewer does; False: repeat them, an eighth faster.
 
         Raises:
             SlideError: the stream is damaged, or of another size than the tiles are.
         """
+        height, width = out.shape[:2]
         try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(stream)
-            if (width, height) != self.tile_size:
-                raise SlideError(f"{self.path}: a tile announces {width} x {height} px")
+            known = self.begins_as_proven(stream)
+            if not known:
+                size = Size(*simplejpeg.decode_jpeg_header(stream)[1::-1])
+                if size != self.tile_size:
+                    raise SlideError(f"{self.path}: a tile announces {size.w} x {size.h} px")
             simplejpeg.decode_jpeg(
-                stream,
-                colorspace="RGB",
-                min_height=out.shape[0],
-                min_width=out.shape[1],
-                min_factor=decode_scale,
-                buffer=out,
+                stream, "RGB", False, not smooth_chroma, height, width, decode_scale, out
             )
+            if not known:
+                self._proven = _header(stream)
         except ValueError as cause:
             raise SlideError(f"{self.path}: a tile is damaged ({cause})") from cause
+
+    def begins_as_proven(self, stream: bytes) -> bool:
+        """Whether tables, sizes and scan header are those of a tile that was decoded before."""
+        return self._proven is not None and stream.startswith(self._proven)
 
     def read(self, region: Bounds, decode_scale: int) -> UInt8Array:
         """A rectangle of the level, reduced by the decoder.
@@ -170,13 +175,10 @@ def has_jpeg_tiles(page: tifffile.TiffPage) -> bool:
     )
 
 
-def jpeg_header(stream: bytes) -> bytes:
+def _header(stream: bytes) -> bytes | None:
     """What stands before the entropy-coded data of a JPEG stream: tables, sizes, scan header.
 
-    Source: ISO/IEC 10918-1, annex B.
-
-    Raises:
-        ValueError: the markers do not lead to a scan.
+    None where the markers do not lead to a scan. Source: ISO/IEC 10918-1, annex B.
     """
     position = len(_SOI)
     while position + 4 <= len(stream) and stream[position] == 0xFF:
@@ -184,7 +186,7 @@ def jpeg_header(stream: bytes) -> bytes:
         position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
         if marker == _SOS:
             return stream[:position]
-    raise ValueError("its markers do not lead to a scan")
+    return None
 
 
 def _prefix(page: tifffile.TiffPage) -> bytes:
