@@ -18,11 +18,12 @@ import tifffile
 
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import Bounds, Int64Array, Size, UInt8Array
+from wsi_hr.jpeg_header import jpeg_header
 
 _JPEG = 7
 _RGB, _YCBCR = 2, 6
 _LARGEST_TILE_PX = 4096
-_SOI, _EOI, _SOS = b"\xff\xd8", b"\xff\xd9", 0xDA
+_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 # An Adobe APP14 segment that says "no colour transform": without it a decoder takes three
 # components for YCbCr. Source: ISO/IEC 10918-6, 6.5.3.
 _APP14_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
@@ -111,14 +112,14 @@ class JpegTiles:
         try:
             known = self.begins_as_proven(stream)
             if not known:
-                size = Size(*simplejpeg.decode_jpeg_header(stream)[1::-1])
-                if size != self.tile_size:
-                    raise SlideError(f"{self.path}: a tile announces {size.w} x {size.h} px")
+                rows, cols, _, _ = simplejpeg.decode_jpeg_header(stream)
+                if (cols, rows) != self.tile_size:
+                    raise SlideError(f"{self.path}: a tile announces {cols} x {rows} px")
             simplejpeg.decode_jpeg(
                 stream, "RGB", False, not smooth_chroma, height, width, decode_scale, out
             )
             if not known:
-                self._proven = _header(stream)
+                self._proven = jpeg_header(stream)
         except ValueError as cause:
             raise SlideError(f"{self.path}: a tile is damaged ({cause})") from cause
 
@@ -173,20 +174,6 @@ def has_jpeg_tiles(page: tifffile.TiffPage) -> bool:
         and 0 < max(page.tilewidth, page.tilelength) <= _LARGEST_TILE_PX
         and page.tilewidth % 16 == page.tilelength % 16 == 0
     )
-
-
-def _header(stream: bytes) -> bytes | None:
-    """What stands before the entropy-coded data of a JPEG stream: tables, sizes, scan header.
-
-    None where the markers do not lead to a scan. Source: ISO/IEC 10918-1, annex B.
-    """
-    position = len(_SOI)
-    while position + 4 <= len(stream) and stream[position] == 0xFF:
-        marker = stream[position + 1]
-        position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
-        if marker == _SOS:
-            return stream[:position]
-    return None
 
 
 def _prefix(page: tifffile.TiffPage) -> bytes:

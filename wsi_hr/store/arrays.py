@@ -64,7 +64,7 @@ def write_small_array(folder: Path, values: npt.NDArray[Any], names: tuple[str, 
     _write_metadata(folder, _array(values.shape, values.dtype, values.shape, codecs, names))
     content = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
     chunk = folder / _SEPARATOR.join(["c", *("0" * values.ndim)])
-    chunk.write_bytes(seal(imagecodecs.zstd_encode(content, level=_ZSTD_LEVEL)))
+    chunk.write_bytes(seal(bytes(imagecodecs.zstd_encode(content, level=_ZSTD_LEVEL))))
 
 
 def write_patches_metadata(folder: Path, num_patches: int, tile: TileConfig) -> None:

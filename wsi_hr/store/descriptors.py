@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 _MAX_OPEN_FILES = 64  # of the 1024 descriptors a process usually has
 
-_generation = itertools.count()
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShardFile:
     """A shard file as one opened store saw it.
+
+    Equal to itself only, so that a store which was written anew is never read through a descriptor
+    of the old one.
 
     Attributes:
         path: where it is.
         num_bytes: the size it must have.
-        generation: tells two openings of one path apart, so that a store which was written anew
-            is never read through a descriptor of the old one.
     """
 
     path: str
     num_bytes: int
-    generation: int = field(default_factory=lambda: next(_generation))
 
 
 class _OpenFile:

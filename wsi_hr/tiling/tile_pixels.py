@@ -123,7 +123,7 @@ class TilePatches:
             if not self._decode(parts[0].col, rows[0], pixels):
                 return None
         else:
-            if rows.stop > self._top + self._num_rows:
+            if rows.start < self._top or rows.stop > self._top + self._num_rows:
                 self._move_to(rows.start)
             top = corner.y - self._top * self._tile.h
             for col, to, of in parts:
@@ -133,14 +133,15 @@ class TilePatches:
         return reduce_picture(pixels, self._residual, self._patch, fast=self._fast)
 
     def _move_to(self, row: int) -> None:
-        """Forget the rows of tiles above ``row``; the patches to come lie below them."""
-        gone = min(row - self._top, self._num_rows) * self._tile.h
-        kept = self._columns.shape[1] - gone
-        for pixels, sound in zip(self._columns, self._sound, strict=True):
-            if any(known >= row for known in sound):
-                pixels[:kept] = pixels[gone:]
-            for known in [known for known in sound if known < row]:
-                del sound[known]
+        """Let the memory begin with tiles of ``row``: the patches to come mostly lie below it."""
+        gone = (row - self._top) * self._tile.h
+        for column, pixels in enumerate(self._columns):
+            kept = {known: sound for known, sound in self._sound[column].items() if known >= row}
+            if gone < 0:  # what was asked in no order may lie higher than what came before
+                kept = {}
+            if kept:
+                pixels[:-gone] = pixels[gone:]
+            self._sound[column] = kept
         self._top = row
 
     def _has(self, col: int, row: int) -> bool:
