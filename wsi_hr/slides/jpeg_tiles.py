@@ -55,7 +55,7 @@ class JpegTiles:
         self.grid_size = Size(across, down)
         if not len(page.dataoffsets) == len(page.databytecounts) == across * down:
             raise SlideError(f"{path}: its table of tiles does not fit its size")
-        self._places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+        self._offsets, self._counts = page.dataoffsets, page.databytecounts
         self.byte_counts: Int64Array = np.array(page.databytecounts, np.int64).reshape(down, across)
         self._prefix = _prefix(page)
         try:
@@ -83,7 +83,8 @@ class JpegTiles:
         Raises:
             SlideError: the file has no such bytes, or they do not begin as a JPEG does.
         """
-        offset, count = self._places[row * self.grid_size.w + col]
+        place = row * self.grid_size.w + col
+        offset, count = self._offsets[place], self._counts[place]
         # Asked before reading: a damaged count may claim more bytes than there is memory.
         if offset <= 0 or count <= len(_SOI) or offset + count > self._file_bytes:
             raise SlideError(f"{self.path}: the file has no bytes for tile ({col}, {row})")
