@@ -65,7 +65,7 @@ def test_one_thread_takes_whole_blocks_and_several_end_on_small_tasks():
 
 
 def test_threads_begin_at_once_and_stop_when_the_context_is_left():
-    hold, encoder = threading.Event(), None
+    hold = threading.Event()
     encoder = Numbering(hold)
     grid = sparse_grid(200, 200)
     with encoding(grid, encoder, patch_px=64, threads=2):  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def test_threads_begin_at_once_and_stop_when_the_context_is_left():
         while encoder.num_asked < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
         hold.set()
-    assert 2 <= encoder.num_asked <= 2 * blocks._TASKS_AHEAD
+    assert 2 <= encoder.num_asked <= 2 + blocks._SPARE_TASKS
     asked = encoder.num_asked
     time.sleep(0.05)
     assert encoder.num_asked == asked

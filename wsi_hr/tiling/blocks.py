@@ -20,7 +20,7 @@ from wsi_hr.tiling.read import SlidePatches
 from wsi_hr.tiling.tile_pixels import TilePatches
 
 _MOST_PATCH_BYTES = 64 << 20  # pixels of the patches of one task: a whole block of 256 px patches
-_TASKS_AHEAD = 3  # per thread: what is done waits for the one before it
+_SPARE_TASKS = 2  # beyond one per thread: what is done waits for the one before it
 _SHARES = 3  # per thread, that what is left is cut into
 
 Chunk = bytes | None
@@ -111,8 +111,9 @@ def encoding(
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="wsi-hr-tile")
     try:
-        most = _TASKS_AHEAD * threads
-        ahead = deque(pool.submit(encoder.encode, task) for task in islice(tasks, most))
+        ahead = deque(
+            pool.submit(encoder.encode, task) for task in islice(tasks, threads + _SPARE_TASKS)
+        )
 
         def results() -> Iterator[list[Chunk]]:
             while ahead:
