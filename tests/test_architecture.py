@@ -25,6 +25,7 @@ FOUNDATION = (
     "config",
     "runtime",
     "geometry",
+    "jpeg_header",
     "slide_prediction",
 )
 ROWS = (

@@ -82,7 +82,8 @@ class TileConfig(Frozen):
     )
     resample: Literal["fast", "exact"] = Field(
         "fast",
-        description="fast: the JPEG decoder reduces (44 dB against area averages); exact: averages",
+        description="fast: the JPEG decoder reduces (44 dB against area averages), and colours at "
+        "half the resolution are not interpolated only to be halved again; exact: averages",
     )
     codec: Literal["auto", "jpeg", "raw"] = Field(
         "auto",

@@ -8,6 +8,7 @@ from PIL import Image
 from wsi_hr.geometry import Point, Size
 from wsi_hr.slides.open import open_slide
 from wsi_hr.testing.coordinate_slide import decode_cells, write_coordinate_slide
+from wsi_hr.testing.svs import TILE_PX, write_svs
 
 
 @pytest.mark.parametrize("max_px", [100, 333, 789])
@@ -64,3 +65,23 @@ def test_a_level_that_nearly_fits_is_taken_as_it_is(tmp_path, max_px, edge):
             level = {1024: 1, 256: 2}[edge]
             own, _ = slide.read_region(Point(0, 0), level, Size(edge, edge // 2))
             assert np.array_equal(thumbnail, own)
+
+
+def test_a_level_of_jpeg_tiles_is_reduced_by_their_decoder(tmp_path):
+    """To within 40 dB of the areas' averages, where no level is of the size itself."""
+    path = tmp_path / "x.svs"
+    rows, cols = np.mgrid[0:TILE_PX, 0:TILE_PX]
+    texture = np.stack([rows, cols, (rows + cols) // 2], axis=-1).astype(np.uint8)
+    size = Size(9 * TILE_PX, 5 * TILE_PX)
+    write_svs(path, size=size, mpp=0.5, tile_at=lambda corner: texture, glass=texture[None])
+    with open_slide(path) as slide:
+        finest = max(slide.level_dimensions)
+        whole, _ = slide.read_region(Point(0, 0), 0, finest)
+        coarse = [max(own) for own in slide.level_dimensions[1:]]
+        max_px = max(finest) // 2 + 50
+        assert not any(max_px / 2 <= edge <= max_px for edge in coarse)
+        thumbnail = slide.thumbnail(max_px)
+    assert thumbnail.shape == (finest.h // 2, finest.w // 2, 3)
+    averages = whole.reshape(finest.h // 2, 2, finest.w // 2, 2, 3).mean(axis=(1, 3))
+    error = ((thumbnail - averages) ** 2).mean()
+    assert 10 * np.log10(255**2 / error) > 40

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -191,6 +193,20 @@ except StoreError as error:
         check=True,
     )
     assert "a.zarr: cannot be written (File too large)" in out.stdout
+    assert names(tmp_path) == []
+
+
+def test_a_shard_that_does_not_reach_the_disk_is_named_and_leaves_nothing(
+    tmp_path: Path, store_maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards are flushed by threads of their own; what these meet must not be lost."""
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    monkeypatch.setattr("wsi_hr.store.patch_writer.fsync_file", fail)
+    with pytest.raises(StoreError, match=r"a.zarr: cannot be written \(Input/output error\)"):
+        store_maker().write(tmp_path / "a.zarr")
     assert names(tmp_path) == []
 
 

@@ -15,7 +15,7 @@ from wsi_hr.geometry import ARTIFACTS, Bounds, MaskCode, Pair
 from wsi_hr.slides.open import open_slide
 from wsi_hr.testing.texture import tissue_texture
 from wsi_hr.tiling.overview import Overview, read_overview
-from wsi_hr.tiling.qc import MAX_FIELDS, find_blur, is_blurred
+from wsi_hr.tiling.qc import MAX_FIELDS, _lattice, find_blur, is_blurred
 from wsi_hr.tiling.tissue import segment
 
 GLASS = 243
@@ -191,6 +191,19 @@ def test_a_blurred_part_is_found_and_only_that(sigma_um):
     fields = blur.shape[1] // 8  # a field speaks for the cell around it, 8 x 8 of them here
     assert blur[:, : blur.shape[1] // 2 - fields].mean() > 0.9
     assert not blur[:, blur.shape[1] // 2 + fields :].any()
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-4, 0.01, 0.5, 1.0])
+def test_the_lattice_is_every_cell_with_tissue_and_no_other(share):
+    tissue = np.random.default_rng(0).random((211, 307)) < share
+    cells = _lattice(tissue, Pair(16.0, 17.0))
+    assert len(cells) <= MAX_FIELDS
+    found = np.zeros_like(tissue)
+    for rows, cols in cells:
+        assert tissue[rows, cols].any()
+        assert not found[rows, cols].any(), "cells do not overlap"
+        found[rows, cols] = True
+    assert found[tissue].all()
 
 
 def test_fields_are_few_and_lie_on_tissue():

@@ -131,6 +131,21 @@ def test_the_same_patches_as_through_the_slides_reader(tmp_path, mpp):
             assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("memory", [1 << 20, 24 << 20])
+def test_the_order_of_patches_changes_nothing(tmp_path, monkeypatch, memory):
+    """Patches that others chose need not go downwards, and rows of tiles are let go of."""
+    monkeypatch.setattr(tile_pixels, "MAX_STRIP_BYTES", memory)
+    write_waves(tmp_path / "o.tif", 256)
+    plan, grid, patches = read(tmp_path / "o.tif", 0.25, 96, 190, fast=True)
+    order = np.random.default_rng(0).permutation(len(grid))
+    with open_slide(tmp_path / "o.tif") as slide:
+        tiles = checked_tiles(slide, 0)
+        assert tiles is not None
+        shuffled = TilePatches(tiles, plan, 96, fast=True).read(grid.take(order))
+        for k, pixels in zip(order, shuffled, strict=True):
+            assert np.array_equal(pixels, patches[k])
+
+
 def test_narrow_memory_changes_nothing(tmp_path, monkeypatch):
     write_waves(tmp_path / "r.tif", 256)
     _, _, whole = read(tmp_path / "r.tif", 0.7, 128, 90, fast=False)

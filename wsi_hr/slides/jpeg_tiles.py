@@ -18,11 +18,12 @@ import tifffile
 
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import Bounds, Int64Array, Size, UInt8Array
+from wsi_hr.jpeg_header import jpeg_header
 
 _JPEG = 7
 _RGB, _YCBCR = 2, 6
 _LARGEST_TILE_PX = 4096
-_SOI, _EOI, _SOS = b"\xff\xd8", b"\xff\xd9", 0xDA
+_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 # An Adobe APP14 segment that says "no colour transform": without it a decoder takes three
 # components for YCbCr. Source: ISO/IEC 10918-6, 6.5.3.
 _APP14_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
@@ -54,7 +55,7 @@ class JpegTiles:
         self.grid_size = Size(across, down)
         if not len(page.dataoffsets) == len(page.databytecounts) == across * down:
             raise SlideError(f"{path}: its table of tiles does not fit its size")
-        self._places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+        self._offsets, self._counts = page.dataoffsets, page.databytecounts
         self.byte_counts: Int64Array = np.array(page.databytecounts, np.int64).reshape(down, across)
         self._prefix = _prefix(page)
         try:
@@ -63,6 +64,7 @@ class JpegTiles:
             raise SlideError(f"{path}: cannot be opened ({cause.strerror})") from cause
         self._finalizer = weakref.finalize(self, os.close, self._fd)
         self._file_bytes = os.fstat(self._fd).st_size
+        self._proven: bytes | None = None
 
     def close(self) -> None:
         """Let go of the file."""
@@ -81,20 +83,19 @@ class JpegTiles:
         Raises:
             SlideError: the file has no such bytes, or they do not begin as a JPEG does.
         """
-        offset, count = self._places[row * self.grid_size.w + col]
+        place = row * self.grid_size.w + col
+        offset, count = self._offsets[place], self._counts[place]
         # Asked before reading: a damaged count may claim more bytes than there is memory.
         if offset <= 0 or count <= len(_SOI) or offset + count > self._file_bytes:
             raise SlideError(f"{self.path}: the file has no bytes for tile ({col}, {row})")
-        # Read to where it belongs, its own start marker under the last bytes of the prefix.
-        start = len(self._prefix) - len(_SOI)
-        data = bytearray(start + count)
-        num_read = os.preadv(self._fd, [memoryview(data)[start:]], offset)
-        if num_read < count or not data.startswith(_SOI, start):
+        data = os.pread(self._fd, count, offset)
+        if len(data) < count or not data.startswith(_SOI):
             raise SlideError(f"{self.path}: tile ({col}, {row}) is no JPEG")
-        data[: len(self._prefix)] = self._prefix
-        return bytes(data)
+        return self._prefix + data[len(_SOI) :]
 
-    def decode_into(self, stream: bytes, out: UInt8Array, decode_scale: int) -> None:
+    def decode_into(
+        self, stream: bytes, out: UInt8Array, decode_scale: int, *, smooth_chroma: bool = True
+    ) -> None:
         """Decode a tile's stream, reduced by the decoder itself.
 
         Args:
@@ -102,24 +103,30 @@ class JpegTiles:
             out: u8[tile h / decode_scale, tile w / decode_scale, 3], contiguous.
             decode_scale: 1, 2, 4 or 8: px of the level per px of ``out``. Above 1 only the low
                 frequencies of each 8 x 8 block are transformed.
+            smooth_chroma: interpolate colours that lie in the file at half the resolution, as every
+                viewer does; False: repeat them, an eighth faster.
 
         Raises:
             SlideError: the stream is damaged, or of another size than the tiles are.
         """
+        height, width = out.shape[:2]
         try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(stream)
-            if (width, height) != self.tile_size:
-                raise SlideError(f"{self.path}: a tile announces {width} x {height} px")
+            known = self.begins_as_proven(stream)
+            if not known:
+                rows, cols, _, _ = simplejpeg.decode_jpeg_header(stream)
+                if (cols, rows) != self.tile_size:
+                    raise SlideError(f"{self.path}: a tile announces {cols} x {rows} px")
             simplejpeg.decode_jpeg(
-                stream,
-                colorspace="RGB",
-                min_height=out.shape[0],
-                min_width=out.shape[1],
-                min_factor=decode_scale,
-                buffer=out,
+                stream, "RGB", False, not smooth_chroma, height, width, decode_scale, out
             )
+            if not known:
+                self._proven = jpeg_header(stream)
         except ValueError as cause:
             raise SlideError(f"{self.path}: a tile is damaged ({cause})") from cause
+
+    def begins_as_proven(self, stream: bytes) -> bool:
+        """Whether tables, sizes and scan header are those of a tile that was decoded before."""
+        return self._proven is not None and stream.startswith(self._proven)
 
     def read(self, region: Bounds, decode_scale: int) -> UInt8Array:
         """A rectangle of the level, reduced by the decoder.
@@ -168,23 +175,6 @@ def has_jpeg_tiles(page: tifffile.TiffPage) -> bool:
         and 0 < max(page.tilewidth, page.tilelength) <= _LARGEST_TILE_PX
         and page.tilewidth % 16 == page.tilelength % 16 == 0
     )
-
-
-def jpeg_header(stream: bytes) -> bytes:
-    """What stands before the entropy-coded data of a JPEG stream: tables, sizes, scan header.
-
-    Source: ISO/IEC 10918-1, annex B.
-
-    Raises:
-        ValueError: the markers do not lead to a scan.
-    """
-    position = len(_SOI)
-    while position + 4 <= len(stream) and stream[position] == 0xFF:
-        marker = stream[position + 1]
-        position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
-        if marker == _SOS:
-            return stream[:position]
-    raise ValueError("its markers do not lead to a scan")
 
 
 def _prefix(page: tifffile.TiffPage) -> bytes:

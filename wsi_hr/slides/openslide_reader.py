@@ -20,7 +20,7 @@ from wsi_hr.slides.levels import downsamples_of, nearest, read_clipped, to_level
 from wsi_hr.slides.mpp import MppClaim, judge_mpp, parse_number, resolution, stated
 from wsi_hr.slides.slide import Slide
 from wsi_hr.slides.thumbnail import draw_thumbnail
-from wsi_hr.slides.tiff import jpeg_tiles_of_size
+from wsi_hr.slides.tiff import jpeg_tiles_of_sizes
 from wsi_hr.slides.tiff_page import why_too_large, why_too_long
 
 GENERIC_TIFF = "generic-tiff"
@@ -71,7 +71,7 @@ class OpenSlideReader(Slide):
         self.slide_id = slide_id
         self._lock = threading.Lock()
         self._closed = False
-        self._jpeg_tiles: dict[int, JpegTiles | None] = {}
+        self._jpeg_tiles: list[JpegTiles | None] | None = None  # per level, once asked for
         handle = _open_handle(path)
         self._handle: openslide.OpenSlide | None = handle
         known = handle.properties
@@ -111,13 +111,11 @@ class OpenSlideReader(Slide):
 
     def jpeg_tiles(self, level: int) -> JpegTiles | None:
         """See :class:`Slide`."""
-        if level not in self._jpeg_tiles:
-            tile_size = self.level_tile_sizes[level]
-            self._jpeg_tiles[level] = (
-                jpeg_tiles_of_size(self.path, self.level_dimensions[level], tile_size)
-                if self.vendor in _PLAIN_PYRAMIDS and tile_size is not None
-                else None
-            )
+        if self.vendor not in _PLAIN_PYRAMIDS:
+            return None
+        if self._jpeg_tiles is None:
+            sizes = list(zip(self.level_dimensions, self.level_tile_sizes, strict=True))
+            self._jpeg_tiles = jpeg_tiles_of_sizes(self.path, sizes)
         return self._jpeg_tiles[level]
 
     def close(self) -> None:
@@ -125,7 +123,7 @@ class OpenSlideReader(Slide):
         with self._lock:
             self._closed = True
             self._handle = None
-        for tiles in self._jpeg_tiles.values():
+        for tiles in self._jpeg_tiles or ():
             if tiles is not None:
                 tiles.close()
 

@@ -18,15 +18,16 @@ from wsi_hr.slides.slide import Slide
 logger = logging.getLogger(__name__)
 
 _BLOCK_PX = 2048  # edge of one read, px of the level: 16 MB
+_DECODE_SCALES = (2, 4, 8)
 
 
 def draw_thumbnail(slide: Slide, max_px: int) -> UInt8Array:
     """The whole level-0 frame u8[h, w, 3], its longest edge at most ``max_px``.
 
     A level whose longest edge is between half of ``max_px`` and ``max_px`` is taken as it is: what
-    lies above it may be sixteen times as much to read. Otherwise areas are averaged from the
-    coarsest level that is large enough, block by block. A slide that is smaller than ``max_px``
-    comes out at its own size.
+    lies above it may be sixteen times as much to read. So is one that comes there if the decoder of
+    its JPEG tiles reduces it. Otherwise areas are averaged from the coarsest level that is large
+    enough, block by block. A slide that is smaller than ``max_px`` comes out at its own size.
 
     Raises:
         SlideError: a part of the slide cannot be read.
@@ -49,6 +50,10 @@ def draw_thumbnail(slide: Slide, max_px: int) -> UInt8Array:
         key=lambda k: max(slide.level_downsamples[k]),
     )
     level_size = slide.level_dimensions[level]
+    if not fitting and max(level_size) > max_px:
+        decoded = _decoded(slide, level, max_px)
+        if decoded is not None:
+            return decoded
     ratio_x, ratio_y = level_size.w / size.w, level_size.h / size.h
     picture = np.empty((size.h, size.w, 3), np.uint8)
     for block in _blocks(size, max(1, int(_BLOCK_PX / max(ratio_x, ratio_y)))):
@@ -65,6 +70,21 @@ def draw_thumbnail(slide: Slide, max_px: int) -> UInt8Array:
         )
         picture[block.y : block.y + block.h, block.x : block.x + block.w] = np.asarray(reduced)
     return picture
+
+
+def _decoded(slide: Slide, level: int, max_px: int) -> UInt8Array | None:
+    """A level of JPEG tiles as their decoder reduces it; None where that does not fit or fails."""
+    whole = slide.level_dimensions[level]
+    tiles = checked_tiles(slide, level)
+    for scale in _DECODE_SCALES:
+        # a last px that lies on the level in part is left out
+        size = Size(whole.w // scale, whole.h // scale)
+        if tiles is not None and min(size) > 0 and max_px / 2 <= max(size) <= max_px:
+            try:
+                return tiles.read(Bounds(0, 0, size.w * scale, size.h * scale), scale)
+            except SlideError as cause:
+                logger.debug("%s: %s; averaging areas", slide.path, cause)
+    return None
 
 
 def _read(slide: Slide, level: int, region: Bounds) -> UInt8Array:

@@ -7,7 +7,7 @@ fluorescence channels as grey, and 16-bit samples cut down to 8, without a word.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -109,18 +109,28 @@ def judge_tiff(path: Path) -> bool:
         return _judge(file, _first_page(file, path), path) is not None
 
 
-def jpeg_tiles_of_size(path: Path, level_size: Size, tile_size: Size) -> JpegTiles | None:
-    """The JPEG tiles of the first page of these sizes, px; None where there are none."""
+def jpeg_tiles_of_sizes(
+    path: Path, sizes: Sequence[tuple[Size, Size | None]]
+) -> list[JpegTiles | None]:
+    """The JPEG tiles of levels, each from the first page of its size and tile size, px.
+
+    None where there is no such page, or it has no JPEG tiles.
+    """
+    found: list[JpegTiles | None] = [None] * len(sizes)
+    open_levels = set(range(len(sizes)))
     try:
         with _opened(path) as file, _damage_told(path):
             for page in _walk(file.pages, 0):
+                if not open_levels:
+                    break
                 size = Size(page.imagewidth, page.imagelength)
-                tiles = Size(page.tilewidth, page.tilelength)
-                if page.is_tiled and (size, tiles) == (level_size, tile_size):
-                    return _jpeg_tiles(path, page)
+                own = (size, Size(page.tilewidth, page.tilelength))
+                for level in [k for k in open_levels if page.is_tiled and sizes[k] == own]:
+                    open_levels.remove(level)
+                    found[level] = _jpeg_tiles(path, page)
     except SlideError:
         pass  # whoever opened the slide reads it all the same
-    return None
+    return found
 
 
 def _jpeg_tiles(path: Path, page: tifffile.TiffPage) -> JpegTiles | None:

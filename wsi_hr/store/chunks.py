@@ -98,6 +98,6 @@ def unseal(sealed: bytes) -> bytes:
         ValueError: body and checksum do not belong together.
     """
     body = sealed[:-CRC_BYTES]
-    if len(sealed) < CRC_BYTES or crc_of(body) != sealed[-CRC_BYTES:]:
+    if len(sealed) < CRC_BYTES or not sealed.endswith(crc_of(body)):
         raise ValueError("its checksum does not fit its bytes")
     return body

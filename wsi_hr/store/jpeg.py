@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 import simplejpeg
 
-from wsi_hr.geometry import UInt8Array
+from wsi_hr.geometry import Size, UInt8Array
+from wsi_hr.jpeg_header import jpeg_header
 
 Subsampling = Literal["444", "422", "420"]
 
@@ -15,6 +16,8 @@ Subsampling = Literal["444", "422", "420"]
 # this quality it buys about half a dB, as quantisation is the larger error; from here on the
 # subsampling itself would be (2 dB at 95, 10 dB at 100), against what such a quality asks for.
 _FULL_CHROMA_FROM_QUALITY = 95
+
+_known_headers: dict[Size, bytes] = {}  # per size, how a stream began that announced it
 
 
 def subsampling_for(quality: int) -> Subsampling:
@@ -42,9 +45,15 @@ def decode_jpeg_into(stream: bytes, out: UInt8Array) -> None:
         ValueError: not a JPEG, broken, or of another size than ``out``. The size is read from the
             header first, so a stream that announces a huge picture costs nothing.
     """
-    height, width, _, _ = simplejpeg.decode_jpeg_header(stream)
-    if (height, width, 3) != out.shape:
-        raise ValueError(
-            f"its JPEG announces {width} x {height} px where {out.shape[1]} x {out.shape[0]} belong"
-        )
+    wanted = Size(out.shape[1], out.shape[0])
+    known = _known_headers.get(wanted)
+    if known is None or not stream.startswith(known):
+        height, width, _, _ = simplejpeg.decode_jpeg_header(stream)
+        if (width, height) != wanted:
+            raise ValueError(
+                f"its JPEG announces {width} x {height} px where {wanted.w} x {wanted.h} belong"
+            )
+        header = jpeg_header(stream)
+        if header is not None:
+            _known_headers[wanted] = header
     simplejpeg.decode_jpeg(stream, colorspace="RGB", buffer=out, strict=False)

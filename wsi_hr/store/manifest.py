@@ -23,7 +23,8 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TMP_SUFFIX = ".tmp"
 _OLD_SUFFIX = ".old"
-_FSYNCS_AT_A_TIME = 8
+FSYNCS_AT_A_TIME = 8
+"""A file system takes many in one go."""
 
 
 @dataclass(frozen=True)
@@ -164,13 +165,14 @@ def sweep(path: Path) -> None:
 def commit_folder(folder: Path, path: Path, known: Mapping[str, FileEntry]) -> None:
     """Make everything below ``folder`` durable, write its manifest, and rename it to ``path``.
 
-    Files in ``known`` are listed with what was meant to be written, not with what is read back, so
-    that a disk which lost some of it is found out. A store that is already at ``path`` is replaced.
-    At no moment is there half a store at ``path``, also after a power cut.
+    Files in ``known`` are durable already. They are listed with what was meant to be written, not
+    with what is read back, so that a disk which lost some of it is found out. A store that is
+    already at ``path`` is replaced. At no moment is there half a store at ``path``, also after a
+    power cut.
     """
     names = sorted(_files_below(folder))
-    with ThreadPoolExecutor(_FSYNCS_AT_A_TIME) as pool:  # a file system takes many in one go
-        list(pool.map(lambda name: fsync_file(folder / name), names))
+    with ThreadPoolExecutor(FSYNCS_AT_A_TIME) as pool:
+        list(pool.map(lambda name: fsync_file(folder / name), set(names) - known.keys()))
     files = {name: known.get(name) or _entry(folder / name) for name in names}
     with (folder / MANIFEST_NAME).open("wb") as handle:
         handle.write(Manifest(files).to_bytes())

@@ -43,10 +43,10 @@ class PatchArray:
         Raises:
             StoreError: naming the patch and the file that is damaged.
         """
-        num_tasks = min(_decoders.num_threads, len(indices) // _PATCHES_PER_TASK)
-        if num_tasks < 2:
+        if len(indices) < 2 * _PATCHES_PER_TASK or _decoders.num_threads < 2:
             self._decode(indices, out)
             return
+        num_tasks = min(_decoders.num_threads, len(indices) // _PATCHES_PER_TASK)
         edges = [len(indices) * task // num_tasks for task in range(num_tasks + 1)]
         tasks = [
             _decoders.get().submit(self._decode, indices[start:stop], out[start:stop])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -14,13 +15,21 @@ import numpy as np
 
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import PatchGrid, TissueMask, UInt8Array
+from wsi_hr.runtime import fsync_file
 from wsi_hr.store.arrays import (
     write_group,
     write_patches_metadata,
     write_small_array,
 )
 from wsi_hr.store.layout import parse_layout
-from wsi_hr.store.manifest import TMP_SUFFIX, FileEntry, commit_folder, is_ours, sweep
+from wsi_hr.store.manifest import (
+    FSYNCS_AT_A_TIME,
+    TMP_SUFFIX,
+    FileEntry,
+    commit_folder,
+    is_ours,
+    sweep,
+)
 from wsi_hr.store.shards import build_shard
 from wsi_hr.store.store_info import StoreInfo, scale_name
 
@@ -64,6 +73,9 @@ class PatchStoreWriter:
         self._path = path
         self._folder = path.with_name(path.name + TMP_SUFFIX)
         self._shards: dict[str, FileEntry] = {}
+        # The disk takes a shard while the next one is made.
+        self._flusher = ThreadPoolExecutor(FSYNCS_AT_A_TIME, thread_name_prefix="wsi-hr-flush")
+        self._flushes: list[Future[None]] = []
         with self._mendable_errors():
             sweep(path)
             self._folder.mkdir(parents=True)
@@ -81,6 +93,7 @@ class PatchStoreWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._flusher.shutdown(cancel_futures=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def next_scale(self, info: StoreInfo, grid: PatchGrid) -> None:
@@ -131,6 +144,8 @@ class PatchStoreWriter:
         """
         self._finish_scale()
         with self._mendable_errors():
+            for flush in self._flushes:
+                flush.result()
             commit_folder(self._folder, self._path, self._shards)
 
     def _start_scale(self, info: StoreInfo, grid: PatchGrid) -> None:
@@ -161,6 +176,7 @@ class PatchStoreWriter:
         shard = build_shard(self._chunks, self._layout.num_slots)
         with self._mendable_errors():
             file.write_bytes(shard)
+        self._flushes.append(self._flusher.submit(fsync_file, file))
         digest = hashlib.sha256(shard).hexdigest()
         self._shards[file.relative_to(self._folder).as_posix()] = FileEntry(len(shard), digest)
         self._chunks = []

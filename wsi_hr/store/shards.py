@@ -37,12 +37,11 @@ def build_shard(chunks: Sequence[bytes | None], num_slots: int) -> bytes:
     if len(chunks) > num_slots:
         raise ValueError(f"{len(chunks)} chunks do not fit a shard of {num_slots}")
     index = np.full((num_slots, 2), _MISSING, dtype="<u8")
-    offset = 0
-    for slot, chunk in enumerate(chunks):
-        if chunk is not None:
-            index[slot] = offset, len(chunk)
-            offset += len(chunk)
-    return b"".join(chunk for chunk in chunks if chunk is not None) + seal(index.tobytes())
+    lengths = np.array([0 if chunk is None else len(chunk) for chunk in chunks], np.uint64)
+    present = np.flatnonzero([chunk is not None for chunk in chunks])
+    index[present, 0] = (lengths.cumsum() - lengths)[present]
+    index[present, 1] = lengths[present]
+    return b"".join([*filter(None, chunks), seal(index.tobytes())])
 
 
 def parse_index(tail: bytes, *, num_slots: int, file_bytes: int) -> UInt64Array:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from wsi_hr.tiling.read import SlidePatches
 from wsi_hr.tiling.tile_pixels import TilePatches
 
 _MOST_PATCH_BYTES = 64 << 20  # pixels of the patches of one task: a whole block of 256 px patches
+_SPARE_TASKS = 2  # beyond one per thread: what is done waits for the one before it
+_SHARES = 3  # per thread, that what is left is cut into
 
 Chunk = bytes | None
 """What goes into the store for one patch; None: the slide does not give it."""
@@ -83,10 +87,14 @@ class BlockEncoder:
             yield None if stream is None else seal(stream)
 
 
-def encode_grid(
+@contextmanager
+def encoding(
     grid: PatchGrid, encoder: BlockEncoder, *, patch_px: int, threads: int
-) -> Iterator[list[Chunk]]:
+) -> Iterator[Iterator[list[Chunk]]]:
     """Encode the patches of ``grid``; memory holds a few blocks of chunks, whatever the slide.
+
+    Several threads begin at once and stop when the context is left; one thread works when it is
+    asked.
 
     Args:
         grid: patches in store order.
@@ -97,29 +105,45 @@ def encode_grid(
     Yields:
         The chunks of consecutive patches, from the first on.
     """
-    blocks = [grid.take(part) for part in _tasks(grid, patch_px)]
+    tasks = (grid.take(part) for part in _tasks(grid, patch_px, threads))
     if threads == 1:
-        yield from map(encoder.encode, blocks)
+        yield map(encoder.encode, tasks)
         return
-    with ThreadPoolExecutor(threads, thread_name_prefix="wsi-hr-tile") as pool:
-        ahead: deque[Future[list[Chunk]]] = deque()
-        try:
-            for block in blocks:
-                if len(ahead) > threads:
-                    yield ahead.popleft().result()
-                ahead.append(pool.submit(encoder.encode, block))
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="wsi-hr-tile")
+    try:
+        ahead = deque(
+            pool.submit(encoder.encode, task) for task in islice(tasks, threads + _SPARE_TASKS)
+        )
+
+        def results() -> Iterator[list[Chunk]]:
             while ahead:
                 yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+                ahead.extend(pool.submit(encoder.encode, task) for task in islice(tasks, 1))
+
+        yield results()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _tasks(grid: PatchGrid, patch_px: int) -> Iterator[np.ndarray]:
-    """Indices i64[K] of the patches of every block; a block of large patches comes in parts."""
+def _tasks(grid: PatchGrid, patch_px: int, threads: int) -> Iterator[np.ndarray]:
+    """Indices i64[K] of patches that one thread works on: whole blocks, or parts of one.
+
+    A block of large patches comes in parts. So do the last blocks where several threads work: the
+    less is left, the fewer patches each task has, so that all threads end at about the same time.
+    """
     most = max(1, _MOST_PATCH_BYTES // (patch_px * patch_px * 3))
     blocks = grid.cells // BLOCK_CELLS
     starts = np.flatnonzero((np.diff(blocks, axis=0) != 0).any(axis=1)) + 1
     for block in np.split(np.arange(len(grid)), starts):
-        for first in range(0, len(block), most):
-            yield block[first : first + most]
+        rows = grid.cells[block, 0]
+        first = 0
+        while first < len(block):
+            num = len(block) - first
+            if threads > 1:
+                share = (len(grid) - int(block[first])) // (_SHARES * threads)
+                # whole rows, for those of a block share their tiles
+                last_row = rows[min(first + max(share, 2 * BLOCK_CELLS), len(block)) - 1]
+                num = int(np.searchsorted(rows, last_row, side="right")) - first
+            num = min(num, most)
+            yield block[first : first + num]
+            first += num

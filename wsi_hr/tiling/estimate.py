@@ -17,7 +17,7 @@ from wsi_hr.slides.open import open_slide
 from wsi_hr.slides.source import Source
 from wsi_hr.store.arrays import write_small_array
 from wsi_hr.store.shards import CHUNKS_PER_SHARD, index_bytes
-from wsi_hr.tiling.blocks import encode_grid
+from wsi_hr.tiling.blocks import encoding
 from wsi_hr.tiling.survey import Scale, survey_slide
 from wsi_hr.tiling.tile import THUMBNAIL_PX
 
@@ -110,8 +110,9 @@ def _of_patches(scale: Scale, threads: int) -> tuple[int, float]:
     chosen = sampled(len(grid))
     num_bytes, begun = 0, time.monotonic()
     some = grid.take(chosen)
-    for chunks in encode_grid(some, scale.encoder(), patch_px=edge, threads=threads):
-        num_bytes += sum(len(chunk) for chunk in chunks if chunk is not None)
+    with encoding(some, scale.encoder(), patch_px=edge, threads=threads) as encoded:
+        for chunks in encoded:
+            num_bytes += sum(len(chunk) for chunk in chunks if chunk is not None)
     seconds = time.monotonic() - begun
     share = len(grid) / len(chosen)
     num_shards = -(-len(grid) // CHUNKS_PER_SHARD)

@@ -266,7 +266,7 @@ def _outlines(mask: npt.NDArray[np.bool_]) -> Iterator[list[Ring]]:
     corner = np.array([cols[0], rows[0]], np.float64)
     part = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1].view(np.uint8)
     # cv2 joins the centres of the outermost px: at four times the size that is an eighth of a px
-    fine = part.repeat(_FINE, axis=0).repeat(_FINE, axis=1)
+    fine = cv2.resize(part, None, fx=_FINE, fy=_FINE, interpolation=cv2.INTER_NEAREST)
     contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     smooth = [
         (cv2.approxPolyDP(contour, _SMOOTH_PX * _FINE, True)[:, 0] + 0.5) / _FINE + corner

@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import PatchGrid, ReadPlan, Size, UInt8Array
-from wsi_hr.slides.jpeg_tiles import JpegTiles, jpeg_header
+from wsi_hr.slides.jpeg_tiles import JpegTiles
 
 
 def coincides(grid: PatchGrid, plan: ReadPlan, patch_px: int, tiles: JpegTiles) -> bool:
@@ -27,13 +27,12 @@ class TileStreams:
 
     Nothing of them is decoded but what proves that they can be: the tables and headers before the
     entropy-coded data, which all tiles of a level share. A stream that begins otherwise than the
-    last proven one, or does not end as a JPEG does, is decoded once.
+    one decoded last, or does not end as a JPEG does, is decoded once.
     """
 
     def __init__(self, tiles: JpegTiles, plan: ReadPlan) -> None:
         self._tiles = tiles
         self._plan = plan
-        self._proven = b""
         self._pixels: UInt8Array = np.empty((tiles.tile_size.h, tiles.tile_size.w, 3), np.uint8)
 
     def read(self, grid: PatchGrid) -> Iterator[bytes | None]:
@@ -54,10 +53,5 @@ class TileStreams:
         Raises:
             SlideError: it cannot.
         """
-        if self._proven and stream.startswith(self._proven) and stream.endswith(b"\xff\xd9"):
-            return
-        self._tiles.decode_into(stream, self._pixels, 1)
-        try:
-            self._proven = jpeg_header(stream)
-        except ValueError as cause:
-            raise SlideError(f"{self._tiles.path}: a tile is damaged ({cause})") from cause
+        if not (self._tiles.begins_as_proven(stream) and stream.endswith(b"\xff\xd9")):
+            self._tiles.decode_into(stream, self._pixels, 1)

@@ -274,18 +274,23 @@ def _field_level(slide: Slide) -> int | None:
 def _lattice(tissue: BoolArray, um: Pair) -> list[tuple[slice, slice]]:
     """Cells that hold tissue, of a square lattice with at most ``MAX_FIELDS`` of them."""
     height, width = tissue.shape
-    step_um = max(4 * FIELD_UM, math.sqrt(tissue.sum() * um.x * um.y / MAX_FIELDS))
+    sums = np.asarray(cv2.integral(tissue.view(np.uint8), sdepth=cv2.CV_32S), np.int32)
+    step_um = max(4 * FIELD_UM, math.sqrt(int(sums[-1, -1]) * um.x * um.y / MAX_FIELDS))
     while True:
-        step = (max(1, round(step_um / um.y)), max(1, round(step_um / um.x)))
-        cells = [
-            (slice(top, min(top + step[0], height)), slice(left, min(left + step[1], width)))
-            for top in range(0, height, step[0])
-            for left in range(0, width, step[1])
-        ]
-        cells = [cell for cell in cells if tissue[cell].any()]
-        if len(cells) <= MAX_FIELDS:
-            return cells
+        ys = _edges(height, max(1, round(step_um / um.y)))
+        xs = _edges(width, max(1, round(step_um / um.x)))
+        rows, cols = np.diff(np.diff(sums[np.ix_(ys, xs)], axis=0), axis=1).nonzero()
+        if len(rows) <= MAX_FIELDS:
+            return [
+                (slice(ys[row], ys[row + 1]), slice(xs[col], xs[col + 1]))
+                for row, col in zip(rows.tolist(), cols.tolist(), strict=True)
+            ]
         step_um *= 1.1
+
+
+def _edges(length: int, step: int) -> list[int]:
+    """Where the cells of one axis begin, and where the last one ends."""
+    return [*range(0, length, step), length]
 
 
 def _middle(inside: BoolArray) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -37,6 +38,10 @@ class Regions:
             um: um per px, per axis.
             diagonal: whether px that touch at a corner are connected.
         """
+        if not mask.any():  # most masks of artifacts; the background is all there is
+            whole = Pair(mask.shape[1] * um.x, mask.shape[0] * um.y)
+            area, length = np.array([whole.x * whole.y]), np.array([math.hypot(*whole)])
+            return cls(np.zeros(mask.shape, np.int32), area, length)
         _, numbers, stats, _ = cv2.connectedComponentsWithStats(
             mask.view(np.uint8), connectivity=8 if diagonal else 4
         )

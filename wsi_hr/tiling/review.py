@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -50,9 +52,27 @@ def summarise(mask: TissueMask, mpp: Mpp, left_out: int) -> QcSummary:
     )
 
 
-def write_review(
-    folder: Path, slide_id: str, overview: Overview, mask: TissueMask, bounds: Bounds
-) -> None:
+@dataclass(frozen=True)
+class Review:
+    """What a person judges the mask of one slide by.
+
+    Attributes:
+        picture: a PNG.
+        outlines: a GeoJSON document.
+    """
+
+    picture: bytes
+    outlines: str
+
+
+def draw_review(slide_id: str, overview: Overview, mask: TissueMask, bounds: Bounds) -> Review:
+    """Picture and outlines of a slide's mask."""
+    png = io.BytesIO()
+    Image.fromarray(draw_mask(overview.rgb, mask)).save(png, format="PNG")
+    return Review(png.getvalue(), mask_geojson(mask, slide_id, bounds))
+
+
+def write_review(folder: Path, slide_id: str, review: Review) -> None:
     """Write ``qc/<slide_id>.png`` and ``masks/<slide_id>.geojson`` into a folder of stores.
 
     Raises:
@@ -61,9 +81,9 @@ def write_review(
     with _mendable_errors(folder):
         picture, outlines = _places(folder, slide_id)
         with atomic_path(picture) as temporary:
-            Image.fromarray(draw_mask(overview.rgb, mask)).save(temporary, format="PNG")
+            temporary.write_bytes(review.picture)
         if not _left_alone(outlines):
-            write_text_atomic(outlines, mask_geojson(mask, slide_id, bounds))
+            write_text_atomic(outlines, review.outlines)
 
 
 def publish_review(written: Path, folder: Path, slide_id: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,9 +22,9 @@ from wsi_hr.slides.reporting import report_progress
 from wsi_hr.slides.slide import Slide
 from wsi_hr.slides.source import Source
 from wsi_hr.store.patch_store import PatchStoreWriter, StoreInfo
-from wsi_hr.tiling.blocks import encode_grid
+from wsi_hr.tiling.blocks import Chunk
 from wsi_hr.tiling.overview import Overview
-from wsi_hr.tiling.review import write_review
+from wsi_hr.tiling.review import draw_review, write_review
 from wsi_hr.tiling.survey import Scale, Survey, survey_slide
 
 logger = logging.getLogger(__name__)
@@ -110,7 +112,8 @@ def tile_slide(
             notes = write_store(store_path, origin, survey, threads)
         else:
             source.check_unchanged()
-            write_review(store_path.parent, slide_id, survey.overview, survey.mask, slide.bounds)
+            review = draw_review(slide_id, survey.overview, survey.mask, slide.bounds)
+            write_review(store_path.parent, slide_id, review)
             notes = [main.why_empty(survey.mask, given, survey.qc.left_out)]
         assert slide.mpp is not None, "a slide without mpp cannot be planned"
         return TileResult(
@@ -164,22 +167,28 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
     slide, info = main.slide, _info(origin, survey, main)
     notes = info.colour_notes
     num_read, num_patches = 0, sum(len(scale.grid) for scale in survey.scales)
-    thumbnail = _thumbnail(slide, survey.overview)
-    with PatchStoreWriter(store_path, info, main.grid, survey.mask, thumbnail) as writer:
-        for scale in survey.scales:
-            if not len(scale.grid):
-                notes.append(_at(scale, config, scale.why_empty(survey.mask, origin.given, 0)))
-                continue
-            if scale is not main:
-                writer.next_scale(_info(origin, survey, scale), scale.grid)
-            unreadable = _write_patches(scale, writer, threads, num_read, num_patches)
-            num_read += len(scale.grid)
-            if unreadable:
-                lost = f"{unreadable} of {len(scale.grid)} patches unreadable"
-                notes.append(_at(scale, config, lost))
-        origin.source.check_unchanged()
-        write_review(store_path.parent, slide.slide_id, survey.overview, survey.mask, slide.bounds)
-        writer.commit()
+    with main.encoding(threads) as first_chunks:  # other threads are at work from here on
+        thumbnail = _thumbnail(slide, survey.overview)
+        review = draw_review(slide.slide_id, survey.overview, survey.mask, slide.bounds)
+        with PatchStoreWriter(store_path, info, main.grid, survey.mask, thumbnail) as writer:
+            for scale in survey.scales:
+                if not len(scale.grid):
+                    notes.append(_at(scale, config, scale.why_empty(survey.mask, origin.given, 0)))
+                    continue
+                progress = _Progress(num_read, num_patches)
+                if scale is main:
+                    unreadable = _write_patches(scale, first_chunks, writer, progress)
+                else:
+                    writer.next_scale(_info(origin, survey, scale), scale.grid)
+                    with scale.encoding(threads) as chunks:
+                        unreadable = _write_patches(scale, chunks, writer, progress)
+                num_read += len(scale.grid)
+                if unreadable:
+                    lost = f"{unreadable} of {len(scale.grid)} patches unreadable"
+                    notes.append(_at(scale, config, lost))
+            origin.source.check_unchanged()
+            write_review(store_path.parent, slide.slide_id, review)
+            writer.commit()
     return notes
 
 
@@ -218,16 +227,23 @@ def _at(scale: Scale, config: TileConfig, note: str) -> str:
     return note if len(config.scales) == 1 else f"at {scale.config.mpp:g} um/px {note}"
 
 
-def _write_patches(
-    scale: Scale, writer: PatchStoreWriter, threads: int, before: int, total: int
-) -> int:
-    """Encode and write the patches of one scale; the number of unreadable ones.
+class _Progress(NamedTuple):
+    """How many of the patches of all scales are written already."""
 
-    ``before`` of the ``total`` patches of all scales are written already.
-    """
+    before: int
+    total: int
+
+
+def _write_patches(
+    scale: Scale,
+    encoded: Iterator[list[Chunk]],
+    writer: PatchStoreWriter,
+    progress: _Progress,
+) -> int:
+    """Write the patches of one scale as they come; the number of unreadable ones."""
     grid, config, path = scale.grid, scale.config, scale.slide.path
     num_read = unreadable = 0
-    for chunks in encode_grid(grid, scale.encoder(), patch_px=config.patch_size, threads=threads):
+    for chunks in encoded:
         num_read += len(chunks)
         unreadable += chunks.count(None)
         if unreadable > config.max_unreadable * len(grid):
@@ -237,7 +253,7 @@ def _write_patches(
                 "damaged, copy it again from its source or raise tile.max_unreadable"
             )
         writer.write(chunks)
-        report_progress(before + num_read, total)
+        report_progress(progress.before + num_read, progress.total)
     if unreadable:
         logger.warning("%s: %d of %d patches unreadable", path, unreadable, len(grid))
     return unreadable

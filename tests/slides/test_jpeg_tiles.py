@@ -1,0 +1,92 @@
+"""Tiles read past the library that opened the slide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+import tifffile
+
+from wsi_hr.errors import SlideError
+from wsi_hr.slides.jpeg_tiles import JpegTiles
+
+TILE = 64
+
+
+def tiles_of(path: Path) -> tuple[JpegTiles, np.ndarray]:
+    """Four tiles of coloured squares, and what a decoder makes of them."""
+    colours = np.random.default_rng(0).integers(60, 200, (2 * TILE // 8, 2 * TILE // 8, 3))
+    rgb = np.kron(colours, np.ones((8, 8, 1))).astype(np.uint8)
+    streams, shown = [], np.empty_like(rgb)
+    for top in (0, TILE):
+        for left in (0, TILE):
+            here = np.s_[top : top + TILE, left : left + TILE]
+            part = np.ascontiguousarray(rgb[here])
+            streams.append(simplejpeg.encode_jpeg(part, quality=90, colorsubsampling="420"))
+            shown[here] = simplejpeg.decode_jpeg(streams[-1])
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(
+            iter(streams),
+            shape=rgb.shape,
+            dtype=np.uint8,
+            tile=(TILE, TILE),
+            photometric="ycbcr",
+            subsampling=(2, 2),
+            compression="jpeg",
+            metadata=None,
+        )
+    with tifffile.TiffFile(path) as file:
+        return JpegTiles(path, file.pages.first), shown
+
+
+def decoded(tiles: JpegTiles, stream: bytes, **how: bool) -> np.ndarray:
+    out = np.empty((TILE, TILE, 3), np.uint8)
+    tiles.decode_into(stream, out, 1, **how)
+    return out
+
+
+def test_every_tile_is_what_a_decoder_shows(tmp_path):
+    tiles, shown = tiles_of(tmp_path / "t.tif")
+    for row in (0, 1):
+        for col in (0, 1):
+            expected = shown[row * TILE : (row + 1) * TILE, col * TILE : (col + 1) * TILE]
+            assert np.array_equal(decoded(tiles, tiles.stream(col, row)), expected)
+    tiles.close()
+
+
+def test_a_tile_of_another_size_is_refused_before_and_after_others_were_sound(tmp_path):
+    tiles, _ = tiles_of(tmp_path / "t.tif")
+    stream = tiles.stream(0, 0)
+    frame = stream.index(b"\xff\xc0")
+    huge = stream[: frame + 5] + (65000).to_bytes(2, "big") * 2 + stream[frame + 9 :]
+    for _ in range(2):
+        assert not tiles.begins_as_proven(huge)
+        with pytest.raises(SlideError, match="announces 65000 x 65000 px"):
+            decoded(tiles, huge)
+        decoded(tiles, stream)
+        assert tiles.begins_as_proven(tiles.stream(1, 1))
+    tiles.close()
+
+
+def test_a_stream_cut_off_is_an_error_though_its_header_is_known(tmp_path):
+    tiles, _ = tiles_of(tmp_path / "t.tif")
+    stream = tiles.stream(0, 0)
+    decoded(tiles, stream)
+    with pytest.raises(SlideError, match="damaged"):
+        decoded(tiles, stream[: len(stream) // 2])
+    tiles.close()
+
+
+def test_repeated_colours_survive_a_store_that_halves_them_too(tmp_path):
+    """What is stored is nearer to what the slide shows than if they had been interpolated."""
+    tiles, shown = tiles_of(tmp_path / "t.tif")
+    errors = {}
+    for smooth in (True, False):
+        pixels = decoded(tiles, tiles.stream(1, 0), smooth_chroma=smooth)
+        stored = simplejpeg.encode_jpeg(pixels, quality=90, colorsubsampling="420")
+        difference = simplejpeg.decode_jpeg(stored).astype(float) - shown[:TILE, TILE:]
+        errors[smooth] = (difference**2).mean()
+    assert errors[False] < errors[True]
+    tiles.close()
