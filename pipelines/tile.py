@@ -260,6 +260,7 @@ def _current_store(path: Path, job: TileJob) -> PatchStore | None:
             and _mpp_stands(found, job)
             and info.coords_sha256 == (sha256_file(job.coords) if job.coords else "")
             and info.mask_sha256 == (sha256_file(job.mask_path) if job.mask_path else "")
+            and info.source_path in ("", str(job.record.path.absolute()))
             and (~found.valid).sum() <= job.config.max_unreadable * len(found)
         )
     except (StoreError, SlideError, OSError):

@@ -25,10 +25,12 @@ from wsi_hr.errors import LabelError, SlideError, StoreError
 from wsi_hr.slides.source import Source
 from wsi_hr.store.manifest import MANIFEST_NAME, is_ours
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore, verify_store
+from wsi_hr.tiling.slide_pixels import SlideGoneError, require_slide
 
 STATES = ("sound", "damaged", "unfinished", "foreign", "outdated", "unmatched")
 """``outdated``: sound, but of another slide file than the one of its name; ``unmatched``: sound,
-but there is no slide to compare it with. Both only where slides are given."""
+but there is no slide to compare it with. Both only where slides are given, or the store is virtual
+and its slide is where its patches are."""
 
 _STRAYS = (f"{STORE_SUFFIX}.tmp", f"{STORE_SUFFIX}.old")
 
@@ -161,6 +163,13 @@ def _check_store(path: Path, records: dict[str, SlideRecord] | None) -> StoreChe
             f"{store.slide_id}{STORE_SUFFIX}, or delete it if that is there too"
         )
         return StoreCheck(path, "damaged", (problem,))
+    if store.virtual:
+        try:
+            require_slide(store)
+        except SlideGoneError as error:
+            return StoreCheck(path, "unmatched", (str(error),))
+        except StoreError as error:
+            return StoreCheck(path, "outdated", (str(error),))
     return StoreCheck(path, "sound") if records is None else _compare(store, records)
 
 

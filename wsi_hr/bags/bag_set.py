@@ -9,6 +9,7 @@ from pathlib import Path
 from wsi_hr.bags.bag import Bag
 from wsi_hr.errors import StoreError
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
+from wsi_hr.tiling.slide_pixels import open_store, require_slide
 
 
 class BagSet:
@@ -40,10 +41,13 @@ class BagSet:
         """All readable patches of a slide, at least one.
 
         Raises:
-            StoreError: the slide's store is missing, incomplete, damaged or another slide's, or
-                has no readable patch.
+            StoreError: the slide's store is missing, incomplete, damaged or another slide's, has
+                no readable patch, or is virtual and its slide is gone or changed.
         """
-        bag = Bag.of(self.store(slide_id), self._labels.get(slide_id))
+        store = self.store(slide_id)
+        if store.virtual:
+            require_slide(store)
+        bag = Bag.of(store, self._labels.get(slide_id))
         if len(bag) == 0:
             raise StoreError(
                 f"{self.path(slide_id)}: none of its patches could be read from the slide; "
@@ -69,7 +73,7 @@ class BagSet:
 
     def _opened(self, slide_id: str) -> PatchStore:
         path = self.path(slide_id)
-        store = PatchStore.open(path, self._mpp)
+        store = open_store(path, self._mpp)
         if store.slide_id != slide_id:
             # a copied or renamed store would count one slide twice, or under a wrong label
             raise StoreError(

@@ -97,7 +97,7 @@ def encode_grid(
     Yields:
         The chunks of consecutive patches, from the first on.
     """
-    blocks = [grid.take(part) for part in _tasks(grid, patch_px)]
+    blocks = [grid.take(part) for part in tasks_of(grid, patch_px)]
     if threads == 1:
         yield from map(encoder.encode, blocks)
         return
@@ -115,7 +115,7 @@ def encode_grid(
                 future.cancel()
 
 
-def _tasks(grid: PatchGrid, patch_px: int) -> Iterator[np.ndarray]:
+def tasks_of(grid: PatchGrid, patch_px: int) -> Iterator[np.ndarray]:
     """Indices i64[K] of the patches of every block; a block of large patches comes in parts."""
     most = max(1, _MOST_PATCH_BYTES // (patch_px * patch_px * 3))
     blocks = grid.cells // BLOCK_CELLS

@@ -114,7 +114,7 @@ def _of_patches(scale: Scale, threads: int) -> tuple[int, float]:
         num_bytes += sum(len(chunk) for chunk in chunks if chunk is not None)
     seconds = time.monotonic() - begun
     share = len(grid) / len(chosen)
-    num_shards = -(-len(grid) // CHUNKS_PER_SHARD)
+    num_shards = 0 if scale.mode == "virtual" else -(-len(grid) // CHUNKS_PER_SHARD)
     overhead = _METADATA_BYTES + num_shards * (index_bytes(CHUNKS_PER_SHARD) + _LISTED_BYTES)
     overhead += sum(map(_stored_bytes, (grid.coords, grid.cells, grid.tissue, grid.artifact)))
     return round(num_bytes * share) + overhead, seconds * share

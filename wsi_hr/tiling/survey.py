@@ -55,7 +55,7 @@ class Scale:
 
     @property
     def mode(self) -> str:
-        """How they are stored: ``passthrough``, ``jpeg`` or ``raw``."""
+        """How they are stored: ``passthrough``, ``jpeg``, ``raw`` or ``virtual``."""
         if self.config.codec != "auto":
             return self.config.codec
         if self.recolour is not None:
@@ -70,14 +70,16 @@ class Scale:
         fast = self.config.resample == "fast"
         by_slide = SlidePatches(self.slide, plan, edge, fast=fast)
         codec = chunk_codec_for(self.config)
+        # a virtual store only wants to know which patches the slide gives
+        recolour = None if self.mode == "virtual" else self.recolour
         if tiles is None:
-            return BlockEncoder(by_slide, codec, recolour=self.recolour)
+            return BlockEncoder(by_slide, codec, recolour=recolour)
         if self.mode == "passthrough":
             return BlockEncoder(by_slide, codec, open_streams=lambda: TileStreams(tiles, plan))
         return BlockEncoder(
             by_slide,
             codec,
-            recolour=self.recolour,
+            recolour=recolour,
             open_tiles=lambda: TilePatches(tiles, plan, edge, fast=fast),
         )
 
