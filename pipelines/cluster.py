@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from wsi_hr import __version__
 from wsi_hr.errors import ConfigError
+from wsi_hr.runtime import scratch_folder
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -93,13 +93,13 @@ def open_client(where: Where, threads: int) -> Iterator[Client]:
             yield client
         return
     with (
-        tempfile.TemporaryDirectory(prefix="wsi-hr-") as scratch,
+        scratch_folder() as scratch,
         LocalCluster(
             n_workers=1,
             threads_per_worker=threads,
             processes=False,
             memory_limit=0,
-            local_directory=scratch,
+            local_directory=str(scratch),
             silence_logs=logging.CRITICAL,
             **_NO_DASHBOARD,
         ) as cluster,

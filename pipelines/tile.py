@@ -261,7 +261,10 @@ def _current_store(path: Path, job: TileJob) -> PatchStore | None:
             and info.coords_sha256 == (sha256_file(job.coords) if job.coords else "")
             and info.mask_sha256 == (sha256_file(job.mask_path) if job.mask_path else "")
             and info.source_path in ("", str(job.record.path.absolute()))
-            and (~found.valid).sum() <= job.config.max_unreadable * len(found)
+            and all(
+                (~scale.valid).sum() <= job.config.max_unreadable * len(scale)
+                for scale in _scales(found)
+            )
         )
     except (StoreError, SlideError, OSError):
         return None
@@ -276,18 +279,32 @@ def _mpp_stands(found: PatchStore, job: TileJob) -> bool:
 
 
 def _kept_row(record: SlideRecord, found: PatchStore, seconds: str) -> dict[str, str]:
-    unreadable = int((~found.valid).sum())
-    lost = [f"{unreadable} of {len(found)} patches unreadable"] if unreadable else []
     return status_row(
         record.slide_id,
         record.path,
         "done",
-        "; ".join([*found.info.colour_notes, *lost]),
+        "; ".join([*found.info.colour_notes, *_lost(found)]),
         num_patches=len(found),
         mpp=found.info.mpp.mean,
         mpp_source=found.info.mpp.source,
         seconds=seconds,
     )
+
+
+def _lost(found: PatchStore) -> list[str]:
+    """What the slide did not give, at every scale of its store, worded as when it was tiled."""
+    notes = []
+    for scale in _scales(found):
+        if not scale.valid.all():
+            at = f"at {scale.info.tile.mpp:g} um/px " if found.info.asked.more_mpp else ""
+            notes.append(f"{at}{int((~scale.valid).sum())} of {len(scale)} patches unreadable")
+    return notes
+
+
+def _scales(found: PatchStore) -> list[PatchStore]:
+    """The store at each scale at which it has patches, its main one first."""
+    others = [PatchStore.open(found.path, mpp) for mpp in found.info.asked.more_mpp]
+    return [found, *(other for other in others if other.info.tile.mpp != found.info.tile.mpp)]
 
 
 def _settle_config(store: Path, config: TileConfig) -> None:

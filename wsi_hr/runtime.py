@@ -1,14 +1,19 @@
-"""Randomness that any worker can reproduce, and files that are written whole or not at all."""
+"""Randomness that any worker can reproduce; files that appear whole; folders that do not stay."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+
+_SCRATCH = "wsi-hr-scratch-"
 
 
 def rng_for(*key: int | str) -> np.random.Generator:
@@ -49,6 +54,46 @@ def write_text_atomic(path: Path, text: str) -> None:
     """Write UTF-8 ``text`` to ``path`` whole or not at all."""
     with atomic_path(path) as tmp:
         tmp.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield an empty folder in ``TMPDIR`` that is gone afterwards.
+
+    The process holds a lock on it as long as it lives, so the folders that killed processes left
+    are known, and removed here.
+    """
+    for stray in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with suppress(OSError):  # somebody works there, or it is not ours to look at
+            os.close(_locked(stray, remove=True))
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        with suppress(OSError):  # another process took it for a stray before it was locked
+            handle = _locked(folder)
+            break
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _locked(folder: Path, *, remove: bool = False) -> int:
+    """A descriptor that holds the lock on a scratch folder, which may be removed under it.
+
+    Raises:
+        OSError: another process holds it, or the folder is gone.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.stat()
+        if remove:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
 
 
 def fsync_file(path: Path) -> None:
