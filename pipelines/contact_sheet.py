@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
+from wsi_hr.remote import Place
 from wsi_hr.runtime import atomic_path
 from wsi_hr.tiling.mask_files import MASK_COLORS
 from wsi_hr.tiling.review import PICTURE_PX, PICTURES
@@ -17,7 +17,7 @@ _CAPTION_PX, _GAP_PX, _HEAD_PX = 40, 12, 36
 _PAPER, _INK, _RED = (255, 255, 255), (30, 30, 30), (190, 20, 20)
 
 
-def write_contact_sheets(store: Path, rows: Sequence[Mapping[str, str]]) -> list[Path]:
+def write_contact_sheets(store: Place, rows: Sequence[Mapping[str, str]]) -> list[Place]:
     """Draw ``contact_sheet.png``; from the 49th slide on, ``contact_sheet_2.png`` and so on.
 
     Args:
@@ -28,7 +28,7 @@ def write_contact_sheets(store: Path, rows: Sequence[Mapping[str, str]]) -> list
         The sheets; those of an earlier, longer list are removed.
     """
     per_sheet = _COLUMNS * _ROWS
-    sheets = []
+    sheets: list[Place] = []
     for first in range(0, len(rows), per_sheet):
         number = first // per_sheet + 1
         path = store / SHEET if number == 1 else store / f"contact_sheet_{number}.png"
@@ -41,7 +41,7 @@ def write_contact_sheets(store: Path, rows: Sequence[Mapping[str, str]]) -> list
     return sheets
 
 
-def _draw(store: Path, rows: Sequence[Mapping[str, str]]) -> Image.Image:
+def _draw(store: Place, rows: Sequence[Mapping[str, str]]) -> Image.Image:
     columns = min(_COLUMNS, len(rows))
     width = max(columns * (PICTURE_PX + _GAP_PX) + _GAP_PX, 600)
     row_px = PICTURE_PX + _CAPTION_PX + _GAP_PX
@@ -66,11 +66,11 @@ def _draw(store: Path, rows: Sequence[Mapping[str, str]]) -> Image.Image:
     return sheet
 
 
-def _picture(path: Path, row: Mapping[str, str]) -> Image.Image | None:
+def _picture(path: Place, row: Mapping[str, str]) -> Image.Image | None:
     if row["status"] not in ("done", "no_tissue"):
         return None  # what is there, if anything, is of an earlier run
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
+        with path.open("rb") as file, Image.open(file, formats=["PNG"]) as picture:
             picture.thumbnail((PICTURE_PX, PICTURE_PX))
             return picture.convert("RGB")
     except (FileNotFoundError, UnidentifiedImageError, OSError):

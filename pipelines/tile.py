@@ -30,6 +30,7 @@ from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError, CoordsError, SlideError, StoreError
 from wsi_hr.exchange.coords_h5 import find_coords
 from wsi_hr.geometry import QcSummary
+from wsi_hr.remote import Place
 from wsi_hr.runtime import sha256_file, write_text_atomic
 from wsi_hr.slides.source import Source
 from wsi_hr.store.manifest import is_ours
@@ -51,7 +52,7 @@ MANIFEST_SOURCE = "manifest"
 
 def tile_stage(
     inputs: Sequence[Path],
-    store: Path,
+    store: Place,
     config: TileConfig,
     *,
     mpp_override: float | None = None,
@@ -65,7 +66,8 @@ def tile_stage(
 
     Args:
         inputs: folders, slides, manifests.
-        store: folder of the stores, ``tile.json`` and ``status.csv``.
+        store: folder of the stores, ``tile.json`` and ``status.csv``, or the URL of one; a store
+            that goes to a URL is written to ``TMPDIR`` first.
         config: what is asked; the same for all slides of a store.
         mpp_override: um per level-0 px of all slides, in place of what they say. A manifest's own
             value for a slide goes before it.
@@ -201,7 +203,7 @@ def unusable_row(record: SlideRecord) -> dict[str, str]:
 
 def tile_job(
     record: SlideRecord,
-    store: Path,
+    store: Place,
     config: TileConfig,
     mpp_override: float | None,
     coords: Path | None,
@@ -244,7 +246,7 @@ def stands_already(job: TileJob) -> bool:
     return any(_current_store(place, job) is not None for place in (path, outdated_path(path)))
 
 
-def _current_store(path: Path, job: TileJob) -> PatchStore | None:
+def _current_store(path: Place, job: TileJob) -> PatchStore | None:
     """The store at ``path``, if it is sound and says what the slide of ``job`` says now.
 
     The slide is compared by size and by its first and last 64 KiB, not read through.
@@ -307,7 +309,7 @@ def _scales(found: PatchStore) -> list[PatchStore]:
     return [found, *(other for other in others if other.info.tile.mpp != found.info.tile.mpp)]
 
 
-def _settle_config(store: Path, config: TileConfig) -> None:
+def _settle_config(store: Place, config: TileConfig) -> None:
     """Write the settings down, or make sure that they are those of the stores already there.
 
     Raises:
@@ -318,7 +320,7 @@ def _settle_config(store: Path, config: TileConfig) -> None:
     write_text_atomic(store / TILE_FILE, text)
 
 
-def require_same_settings(store: Path, config: TileConfig) -> None:
+def require_same_settings(store: Place, config: TileConfig) -> None:
     """Make sure that ``config`` is what the stores already in a folder were cut with.
 
     Raises:

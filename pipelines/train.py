@@ -24,6 +24,7 @@ from wsi_hr.errors import ConfigError, StoreError, WsiHrError
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import Method
 from wsi_hr.models.encoder import build_encoder
+from wsi_hr.remote import Place
 from wsi_hr.runtime import seed_for
 from wsi_hr.training.loop import BEST, LAST, TrainingSet, best_epoch, evaluate, fit
 from wsi_hr.training.run import load_run, pick_device, require_same_tiling, run_facts
@@ -55,7 +56,7 @@ class TrainReport:
 
 
 def train_stage(
-    store: Path,
+    store: Place,
     labels: LabelsSource,
     run_dir: Path,
     config: Config,
@@ -110,7 +111,7 @@ def train_stage(
 def _train(
     table: Labels,
     splits: list[dict[str, str]],
-    store: Path,
+    store: Place,
     run_dir: Path,
     config: Config,
     device: torch.device,

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from wsi_hr.remote import Place, RemotePath
+
 _SCRATCH = "wsi-hr-scratch-"
 
 
@@ -33,13 +35,20 @@ def seed_for(*key: int | str) -> int:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Place) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; on success fsync it and rename it into place.
+
+    Where ``path`` is a URL, the temporary name is a local one, and its content is uploaded.
 
     A reader sees the old file or the new one, never a half-written one, also after a power cut.
     The temporary name is fixed (``.<name>.tmp``), so a killed run leaves at most one stray, which
     the next run overwrites.
     """
+    if isinstance(path, RemotePath):
+        with scratch_folder() as folder:
+            yield folder / path.name
+            path.upload(folder / path.name)
+        return
     tmp = path.with_name(f".{path.name}.tmp")
     try:
         yield tmp
@@ -50,7 +59,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         tmp.unlink(missing_ok=True)
 
 
-def write_text_atomic(path: Path, text: str) -> None:
+def write_text_atomic(path: Place, text: str) -> None:
     """Write UTF-8 ``text`` to ``path`` whole or not at all."""
     with atomic_path(path) as tmp:
         tmp.write_text(text, encoding="utf-8", newline="")
@@ -111,7 +120,7 @@ def fsync_dir(folder: Path) -> None:
         os.close(handle)
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: Place) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

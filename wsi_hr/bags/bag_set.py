@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
 
 from wsi_hr.bags.bag import Bag
 from wsi_hr.errors import StoreError
+from wsi_hr.remote import Place
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
 from wsi_hr.tiling.slide_pixels import open_store, require_slide
 
@@ -25,7 +25,7 @@ class BagSet:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         labels: Mapping[str, int] | None = None,
         *,
         mpp: float | None = None,
@@ -67,7 +67,7 @@ class BagSet:
             self._open.popitem(last=False)
         return store
 
-    def path(self, slide_id: str) -> Path:
+    def path(self, slide_id: str) -> Place:
         """Where the slide's store is, or would be."""
         return self.folder / f"{slide_id}{STORE_SUFFIX}"
 
@@ -83,7 +83,7 @@ class BagSet:
         return store
 
 
-def stored_slides(folder: Path) -> list[str]:
+def stored_slides(folder: Place) -> list[str]:
     """Slide ids of all stores in ``folder``, sorted; damaged ones too, so that none is lost unseen.
 
     Raises:

@@ -19,6 +19,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import StoreError
+from wsi_hr.remote import Place
 from wsi_hr.store.chunks import JpegChunks, chunk_codec_for
 from wsi_hr.store.codec import JpegCodec
 from wsi_hr.store.manifest import Manifest, read_checked
@@ -76,7 +77,7 @@ def write_patches_metadata(folder: Path, num_patches: int, tile: TileConfig) -> 
     )
 
 
-def read_small_array(folder: Path, manifest: Manifest, name: str) -> npt.NDArray[Any]:
+def read_small_array(folder: Place, manifest: Manifest, name: str) -> npt.NDArray[Any]:
     """Read the small array ``name`` (relative to the store) as it was written.
 
     Raises:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, TissueMask, UInt8Array
+from wsi_hr.remote import Place, RemotePath
 from wsi_hr.store.arrays import ATTRIBUTES_KEY, read_small_array
 from wsi_hr.store.layout import parse_layout
 from wsi_hr.store.manifest import (
@@ -27,6 +27,7 @@ from wsi_hr.store.manifest import (
 )
 from wsi_hr.store.patch_array import PatchArray
 from wsi_hr.store.patch_writer import STORE_SUFFIX, PatchStoreWriter
+from wsi_hr.store.remote_patches import RemotePatches
 from wsi_hr.store.store_info import StoreInfo, scale_name
 
 __all__ = [
@@ -65,12 +66,12 @@ class PatchStore:
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         manifest: Manifest,
         info: StoreInfo,
         grid: PatchGrid,
         valid: BoolArray,
-        patches: PatchArray | None,
+        patches: PatchArray | RemotePatches | None,
     ) -> None:
         self.path = path
         self.info = info
@@ -82,7 +83,7 @@ class PatchStore:
         self._num_patches = len(valid)
 
     @classmethod
-    def open(cls, path: Path, mpp: float | None = None) -> PatchStore:
+    def open(cls, path: Place, mpp: float | None = None) -> PatchStore:
         """Open the store at ``path``, at one of its scales.
 
         Args:
@@ -230,7 +231,7 @@ class PatchStore:
         return verify_store(self.path)
 
 
-def is_complete(path: Path) -> bool:
+def is_complete(path: Place) -> bool:
     """Whether a finished store is at ``path``: nothing missing, nothing cut short."""
     try:
         check_sizes(path, read_manifest(path))
@@ -239,11 +240,13 @@ def is_complete(path: Path) -> bool:
     return True
 
 
-def _attributes(path: Path, manifest: Manifest, name: str) -> dict[str, Any]:
+def _attributes(path: Place, manifest: Manifest, name: str) -> dict[str, Any]:
     return json.loads(read_checked(path, manifest, name))["attributes"][ATTRIBUTES_KEY]
 
 
-def _patch_array(path: Path, manifest: Manifest, info: StoreInfo, num_patches: int) -> PatchArray:
+def _patch_array(
+    path: Place, manifest: Manifest, info: StoreInfo, num_patches: int
+) -> PatchArray | RemotePatches:
     """The array of patches, as its metadata and the list of files describe it.
 
     Raises:
@@ -257,7 +260,10 @@ def _patch_array(path: Path, manifest: Manifest, info: StoreInfo, num_patches: i
     if layout.num_patches != num_patches:
         raise ValueError("its arrays have different lengths")
     shards = [f"{name}/{layout.shard_name(k)}" for k in range(layout.num_shards)]
-    return PatchArray(path / name, layout, [manifest.files[shard].size for shard in shards])
+    sizes = [manifest.files[shard].size for shard in shards]
+    if isinstance(path, RemotePath):
+        return RemotePatches(path / name, layout, sizes)
+    return PatchArray(path / name, layout, sizes)
 
 
 def _check_lengths(grid: PatchGrid, valid: BoolArray) -> None:

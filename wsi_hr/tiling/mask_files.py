@@ -21,6 +21,7 @@ from PIL import Image
 from wsi_hr import __version__
 from wsi_hr.errors import ConfigError, MaskError
 from wsi_hr.geometry import BoolArray, Bounds, MaskCode, Pair, Size, TissueMask, UInt8Array
+from wsi_hr.remote import Place
 from wsi_hr.slides.open import SLIDE_SUFFIXES
 from wsi_hr.tiling.regions import share
 
@@ -171,7 +172,7 @@ def mask_geojson(mask: TissueMask, slide_id: str, bounds: Bounds) -> str:
     return json.dumps(document, separators=(",", ":")) + "\n"
 
 
-def is_edited(path: Path) -> bool:
+def is_edited(path: Place) -> bool:
     """Whether a GeoJSON file is somebody's work: QuPath leaves out what it does not know."""
     try:
         return _SEAL not in json.loads(path.read_bytes())

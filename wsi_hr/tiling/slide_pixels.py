@@ -21,6 +21,7 @@ import numpy as np
 
 from wsi_hr.errors import SlideError, StoreError
 from wsi_hr.geometry import Int64Array, Size, UInt8Array
+from wsi_hr.remote import Place
 from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.slides.open import open_slide
 from wsi_hr.slides.slide import Slide
@@ -48,7 +49,7 @@ class SlideGoneError(StoreError):
     """The slide of a virtual store is not where it was."""
 
 
-def open_store(path: Path, mpp: float | None = None) -> PatchStore:
+def open_store(path: Place, mpp: float | None = None) -> PatchStore:
     """Open a store for reading its patches, whether they are in it or in its slide.
 
     The arguments and errors are those of :meth:`wsi_hr.store.patch_store.PatchStore.open`. Of a
