@@ -17,6 +17,7 @@ from pathlib import Path
 
 from wsi_hr.errors import StoreError
 from wsi_hr.remote import Place, RemotePath
+from wsi_hr.runtime import write_text_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def _remote_note(folder: RemotePath) -> Iterator[None]:
                 folder,
                 path.read_text().strip(),
             )
-        path.write_bytes(_holder())
+        write_text_atomic(path, _holder())
     except OSError as cause:
         raise StoreError(
             f"{folder}: cannot be written ({cause.strerror}); see that the server is there and "
@@ -91,8 +92,8 @@ def _remote_note(folder: RemotePath) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _holder() -> bytes:
-    return f"host {socket.gethostname()}, pid {os.getpid()}\n".encode()
+def _holder() -> str:
+    return f"host {socket.gethostname()}, pid {os.getpid()}\n"
 
 
 def _acquire(path: Path) -> int:
@@ -115,7 +116,7 @@ def _acquire(path: Path) -> int:
             handle = os.open(path, os.O_RDWR)
         if _is_still(path, handle):
             os.ftruncate(handle, 0)
-            os.pwrite(handle, _holder(), 0)
+            os.pwrite(handle, _holder().encode(), 0)
             return handle
         # The holder unlinked the file between our open and our lock: this one is nobody's.
         os.close(handle)

@@ -56,6 +56,7 @@ def remove_store(path: RemotePath) -> None:
     names = path.sizes().keys()
     for part in reversed([*_in_order(names - {MANIFEST_NAME}), sorted(names & {MANIFEST_NAME})]):
         path.remove_below(part)
+    path.remove_empty()
 
 
 def sweep_unfinished(folder: RemotePath) -> None:

@@ -122,6 +122,8 @@ def sweep_attempts(store: Place) -> None:
     if isinstance(store, RemotePath):
         for folder in (store, store / OUTDATED):
             sweep_unfinished(folder)
+        with _mendable_errors(store):
+            (store / OUTDATED).remove_empty()
         return
     patterns = (
         f"{ATTEMPT}*",

@@ -78,9 +78,14 @@ def test_ranges_come_in_the_order_asked(folder):
 
 def test_a_file_appears_whole_or_not_at_all(folder):
     write_text_atomic(folder / "a", "first")
-    with pytest.raises(ZeroDivisionError), atomic_path(folder / "a") as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+
+    def write_half() -> None:
+        with atomic_path(folder / "a") as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
     assert (folder / "a").read_text() == "first"
     write_text_atomic(folder / "a", "second")
     assert (folder / "a").read_text() == "second"

@@ -180,6 +180,13 @@ class RemotePath:
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
             list(pool.map(lambda name: (self / name).unlink(missing_ok=True), names))
 
+    def remove_empty(self) -> None:
+        """Remove this folder, without files by now, where the server knows empty folders."""
+        with _os_errors(self.url):
+            fs, path = _driver(self.url)
+            if fs.isdir(path) and not fs.find(path):
+                fs.rm(path, recursive=True)
+
 
 Place = Path | RemotePath
 """Where a store or a folder of stores is."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from pipelines.tile import tile_stage
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import StoreError
+from wsi_hr.geometry import Point, Size
 from wsi_hr.remote import Place, RemotePath, place
 from wsi_hr.store.patch_store import PatchStore
+from wsi_hr.testing.svs import TILE_PX, write_svs
 
 CONFIG = TileConfig(patch_size=128, mpp=1.0)  # pyright: ignore[reportCallIssue]
 TABLES = {"status.csv", "run.json"}
@@ -38,6 +41,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def s3() -> Iterator[None]:
     """An S3 server on a free port of this machine, told to drivers as a user would."""
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)  # its requests are no log of ours
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()
@@ -71,11 +75,19 @@ def url(text: str) -> RemotePath:
 
 
 @pytest.fixture(scope="module")
-def slides(cohort, tmp_path_factory) -> Path:
+def slides(tmp_path_factory) -> Path:
+    """Two small slides of noise, 0.5 um/px."""
     folder = tmp_path_factory.mktemp("two") / "slides"
     folder.mkdir()
-    for name in ("slide_001.svs", "slide_002.svs"):
-        shutil.copy(cohort / "slides" / name, folder)
+    for name, width in (("slide_001.svs", 512), ("slide_002.svs", 768)):
+        rng = np.random.default_rng(width)
+
+        def tile_at(corner: Point, rng: np.random.Generator = rng):
+            coarse = rng.integers(0, 60, (TILE_PX // 8, TILE_PX // 8, 1))
+            return np.uint8([215, 120, 170]) - np.kron(coarse, np.ones((8, 8, 3))).astype(np.uint8)
+
+        glass = np.full((1, TILE_PX, TILE_PX, 3), 244, np.uint8)
+        write_svs(folder / name, size=Size(width, 512), mpp=0.5, tile_at=tile_at, glass=glass)
     return folder
 
 
@@ -98,7 +110,7 @@ def test_the_same_files_as_in_a_folder(slides, local, bucket):
     rows = tile_stage([slides], bucket, CONFIG, workers=2)
     assert [row["status"] for row in rows] == ["done", "done"]
     assert tree(bucket) == tree(local)
-    assert TABLES <= set(bucket.sizes())
+    assert set(bucket.sizes()) >= TABLES
     stamps = bucket.sizes()
     again = tile_stage([slides], bucket, CONFIG, workers=2)
     assert again == rows, "kept, with the seconds they took"
@@ -183,30 +195,30 @@ tile_stage([Path(sys.argv[1])], place(sys.argv[2]), TileConfig(patch_size=128, m
 """
 
 
-@pytest.mark.parametrize("uploads", [1, 9, "all but the manifest", "one store and a half"])
-def test_a_kill_while_uploading_leaves_no_half_store(slides, local, bucket, tmp_path, uploads):
+@pytest.mark.parametrize("uploads", ["all but the manifest", "one store and a half"])
+def test_a_kill_while_uploading_leaves_no_half_store(
+    slides, local, bucket, tmp_path, monkeypatch, uploads
+):
     num_files = sum(1 for file in (local / "slide_001.zarr").rglob("*") if file.is_file())
     counts = {"all but the manifest": num_files - 1, "one store and a half": num_files * 3 // 2}
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    command = [sys.executable, "-c", KILLED, str(slides), str(bucket)]
     killed = subprocess.run(
-        [*command, str(counts.get(uploads, uploads))],
+        [sys.executable, "-c", KILLED, str(slides), str(bucket), str(counts[uploads])],
         env=os.environ | {"TMPDIR": str(scratch)},
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
-    assert list(scratch.iterdir()), "what it was writing"
+    assert list(scratch.glob("wsi-hr-*")), "what it was writing"
     found = [name for name in bucket.sizes() if ".zarr/" in name]
     assert found
     complete = [name for name in found if name.endswith("manifest.json")]
     assert len(complete) == (uploads == "one store and a half")
-    resumed = subprocess.run(
-        [*command, "1000"], env=os.environ | {"TMPDIR": str(scratch)}, check=False
-    )
-    assert resumed.returncode == 0
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    rows = tile_stage([slides], bucket, CONFIG, workers=2)
+    assert [row["status"] for row in rows] == ["done", "done"]
     assert tree(bucket) == tree(local)
-    assert not list(scratch.iterdir())
+    assert not list(scratch.glob("wsi-hr-*"))
 
 
 def test_half_uploads_of_slides_that_are_asked_no_more_are_swept(slides, local, bucket):
@@ -252,14 +264,9 @@ def test_what_cannot_be_reached_is_one_sentence(slides, cli, tmp_path, s3, monke
     assert "nothing here knows nosuch://" in told("tile", slides, "-o", "nosuch://x/y")
     assert "cannot be written" in told("tile", slides, "-o", "s3://no-such-bucket/store")
     assert "no such folder" in told("verify", "s3://no-such-bucket/store")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        dead = f"http://127.0.0.1:{free.getsockname()[1]}"
     assert "--dry-run" in told("tile", slides, "-o", "s3://bucket/x", "--dry-run")
-    assert "only wsi-hr tile writes to one" in told(
-        "export", tmp_path, "-o", "s3://bucket/x", "--format", "png"
-    ) or True
-    del dead
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "")
+    assert "s3://bucket/store" in told("verify", "s3://bucket/store")
 
 
 def test_who_else_may_be_at_work_is_warned_of(slides, caplog):
