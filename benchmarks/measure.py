@@ -1,4 +1,4 @@
-"""Timing on a machine that others use too: rounds, medians, spreads, and the machine itself."""
+"""Timing on a machine that others use too: rounds, medians, targets, and the machine itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +24,34 @@ def seconds(work: Callable[[], object]) -> float:
         return time.perf_counter() - begun
     finally:
         gc.enable()
+
+
+@dataclass(frozen=True)
+class Target:
+    """One line of a table of targets.
+
+    Attributes:
+        what: for people.
+        must: the least (or, where ``low``, the greatest) that is good enough.
+        aim: what is hoped for.
+        low: whether less is better.
+    """
+
+    what: str
+    must: float
+    aim: float
+    low: bool = False
+
+    def line(self, value: float, least: float, most: float) -> str:
+        """The figure, its spread, and whether it is good enough; no number is not."""
+        reached = value <= self.must if self.low else value >= self.must
+        return (
+            f"{self.what:60}{value:9.4g}  {least:8.4g} - {most:8.4g}{self.must:8g}"
+            f"{self.aim:7g}{'' if reached else '  missed'}"
+        )
+
+
+TARGET_HEADING = f"{'':60}{'median':>9}  {'least - greatest':>19}{'must':>8}{'aim':>7}"
 
 
 class Rounds:

@@ -16,13 +16,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
 
-from benchmarks.measure import Rounds, machine, seconds
+from benchmarks.measure import TARGET_HEADING, Rounds, Target, machine, seconds
 from benchmarks.peers import available_peers, tile_with
 from wsi_hr.config import TileConfig
 from wsi_hr.geometry import PatchGrid, Point, ReadPlan, Size
@@ -47,23 +46,6 @@ _READ_TILES = 2000
 _RANDOM_READS = 1500
 _PEER_PATCHES = 150
 _PACKAGES = ("simplejpeg", "opencv-python-headless", "numpy", "openslide-bin", "zarr", "wsi-hr")
-
-
-@dataclass(frozen=True)
-class Target:
-    """One line of the table.
-
-    Attributes:
-        what: for people.
-        must: the least (or, where ``low``, the greatest) that is good enough.
-        aim: what is hoped for.
-        low: whether less is better.
-    """
-
-    what: str
-    must: float
-    aim: float
-    low: bool = False
 
 
 TARGETS = {
@@ -335,14 +317,9 @@ def print_table(report: dict) -> None:
     slide = report["slide"]
     print(f"{slide['name']}: {slide['level0'][0]} x {slide['level0'][1]} px, {slide['mpp']} um/px")
     print(f"LIMIT: {report['limit_tiles_per_s']:.0f} tiles/s of {slide['tile'][0]} px on one core")
-    print(f"{'':60}{'median':>9}  {'least - greatest':>19}{'must':>8}{'aim':>7}")
+    print(TARGET_HEADING)
     for name, target in TARGETS.items():
-        value, (least, most) = report[name], report["spread"][name]
-        reached = value <= target.must if target.low else value >= target.must
-        print(
-            f"{target.what:60}{value:9.4g}  {least:8.4g} - {most:8.4g}{target.must:8g}"
-            f"{target.aim:7g}{'' if reached else '  missed'}"
-        )
+        print(target.line(report[name], *report["spread"][name]))
     for name in ("mpp224", "native224", "passthrough"):
         what = f"{name} with the slide's hash and mask, x LIMIT"
         print(f"{what:60}{report[f'{name}_whole_x']:9.4g}")

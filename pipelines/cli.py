@@ -82,7 +82,17 @@ Scheduler = Annotated[
     ),
 ]
 MethodName = Annotated[
-    str | None, typer.Option("--method", help="dbps or patchgd.", show_default="dbps")
+    str | None,
+    typer.Option("--method", help="dbps, ips, patchgd, gd, abmil or abmilx.", show_default="dbps"),
+]
+SamplerName = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler",
+        help="Which patches an epoch sees: random_drop, windows, checkerboard, least_similar, "
+        "attention or learned.",
+        show_default="random_drop",
+    ),
 ]
 EncoderName = Annotated[
     str | None, typer.Option("--encoder", help="A timm model name.", show_default="resnet18")
@@ -225,6 +235,30 @@ def export(
     _finish(rows, out / EXPORT_FILE, console)
 
 
+@app.command(epilog="Example: wsi-hr sample store -o sample --sampler windows")
+def sample(
+    store: Annotated[str, typer.Argument(help="What wsi-hr tile wrote.", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--output", help="Folder for tables and pictures.")],
+    sampler: SamplerName = None,
+    epoch: Annotated[int, typer.Option(help="Which epoch, counted from 0.", min=0)] = 0,
+    mpp: Annotated[
+        float | None,
+        typer.Option(help="Which scale of the store, if it has several.", show_default="its first"),
+    ] = None,
+    seed: Seed = None,
+    recipe: Recipe = None,
+    assignments: Assignments = None,
+) -> None:
+    """Show what an epoch of training would see: patches kept and dropped, drawn and listed."""
+    from pipelines.sample import SAMPLE_FILE, sample_stage
+    from wsi_hr.remote import place
+
+    config = _resolve(recipe, {"seed": seed, "sampler.name": sampler}, assignments)
+    console = _stdout()
+    rows = sample_stage(place(store), out, config, epoch=epoch, mpp=mpp, console=console)
+    _finish(rows, out / SAMPLE_FILE, console)
+
+
 @app.command(epilog="Example: wsi-hr train store --labels labels.csv -o run --method dbps")
 def train(
     store: Annotated[str, typer.Argument(help="What wsi-hr tile wrote.", show_default=False)],
@@ -233,6 +267,7 @@ def train(
     ],
     run: Annotated[Path, typer.Option("-o", "--output", help="Folder for the run.")],
     method: MethodName = None,
+    sampler: SamplerName = None,
     encoder: EncoderName = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training slides.", show_default="50")
@@ -247,6 +282,10 @@ def train(
     label_column: Annotated[str | None, typer.Option(help="Header of the label column.")] = None,
     patient_column: Annotated[
         str | None, typer.Option(help="Header of the patient column.")
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="Folder of polygons: SLIDE_ID.geojson or .json (QuPath), .xml (ASAP)."),
     ] = None,
     mpp: Annotated[
         float | None,
@@ -264,6 +303,7 @@ def train(
     options = {
         "seed": seed,
         "method.name": method,
+        "sampler.name": sampler,
         "encoder.name": encoder,
         "train.epochs": epochs,
         "train.batch_size": batch_size,
@@ -273,7 +313,9 @@ def train(
     source = LabelsSource(labels, slide_column, label_column, patient_column)
     console = _stdout()
     config = _resolve(recipe, options, assignments)
-    report = train_stage(place(store), source, run, config, console, mpp=mpp)
+    report = train_stage(
+        place(store), source, run, config, console, mpp=mpp, annotations=annotations
+    )
     if report.test:
         say(console, f"held-out slides: {_metrics(report.test)}")
     say(console, f"next: wsi-hr predict {run} SLIDES -o OUT")

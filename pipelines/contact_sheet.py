@@ -1,8 +1,9 @@
-"""All slides of a store at a glance: pictures of their masks on one sheet, or a few."""
+"""All slides at a glance: small pictures of them on one sheet, or a few."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
@@ -12,63 +13,96 @@ from wsi_hr.tiling.mask_files import MASK_COLORS
 from wsi_hr.tiling.review import PICTURE_PX, PICTURES
 
 SHEET = "contact_sheet.png"
+Color = tuple[int, int, int]
 _COLUMNS, _ROWS = 6, 8
 _CAPTION_PX, _GAP_PX, _HEAD_PX = 40, 12, 36
 _PAPER, _INK, _RED = (255, 255, 255), (30, 30, 30), (190, 20, 20)
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A slide's place on a sheet.
+
+    Attributes:
+        picture: PNG of it; None, or no picture there: the place stays empty.
+        caption: two lines below.
+        bad: whether they are red.
+    """
+
+    picture: Place | None
+    caption: tuple[str, str]
+    bad: bool = False
+
+
 def write_contact_sheets(store: Place, rows: Sequence[Mapping[str, str]]) -> list[Place]:
-    """Draw ``contact_sheet.png``; from the 49th slide on, ``contact_sheet_2.png`` and so on.
+    """Draw the masks of all slides of a store folder; see :func:`write_sheets`.
 
     Args:
         store: folder of the stores.
         rows: of ``qc.csv``; slides without a picture, such as those that failed, are named.
+    """
+    entries = []
+    for row in rows:
+        # what is there of others, if anything, is of an earlier run
+        drawn = row["status"] in ("done", "no_tissue")
+        picture = store / PICTURES / f"{row['slide_id']}.png" if drawn else None
+        entries.append(Entry(picture, _caption(row), bad=row["status"] != "done"))
+    legend = {code.name.lower(): color for code, color in MASK_COLORS.items()}
+    return write_sheets(store, entries, legend)
+
+
+def write_sheets(
+    folder: Place, entries: Sequence[Entry], legend: Mapping[str, Color]
+) -> list[Place]:
+    """Draw ``contact_sheet.png``; from the 49th slide on, ``contact_sheet_2.png`` and so on.
+
+    Args:
+        folder: where the sheets go.
+        entries: the slides in order.
+        legend: colours by their meaning.
 
     Returns:
         The sheets; those of an earlier, longer list are removed.
     """
     per_sheet = _COLUMNS * _ROWS
     sheets: list[Place] = []
-    for first in range(0, len(rows), per_sheet):
+    for first in range(0, len(entries), per_sheet):
         number = first // per_sheet + 1
-        path = store / SHEET if number == 1 else store / f"contact_sheet_{number}.png"
+        path = folder / SHEET if number == 1 else folder / f"contact_sheet_{number}.png"
         with atomic_path(path) as temporary:
-            _draw(store, rows[first : first + per_sheet]).save(temporary, format="PNG")
+            _draw(entries[first : first + per_sheet], legend).save(temporary, format="PNG")
         sheets.append(path)
-    for path in store.glob("contact_sheet*.png"):
+    for path in folder.glob("contact_sheet*.png"):
         if path not in sheets:
             path.unlink()
     return sheets
 
 
-def _draw(store: Place, rows: Sequence[Mapping[str, str]]) -> Image.Image:
-    columns = min(_COLUMNS, len(rows))
+def _draw(entries: Sequence[Entry], legend: Mapping[str, Color]) -> Image.Image:
+    columns = min(_COLUMNS, len(entries))
     width = max(columns * (PICTURE_PX + _GAP_PX) + _GAP_PX, 600)
     row_px = PICTURE_PX + _CAPTION_PX + _GAP_PX
-    sheet = Image.new("RGB", (width, _HEAD_PX + -(-len(rows) // columns) * row_px), _PAPER)
+    sheet = Image.new("RGB", (width, _HEAD_PX + -(-len(entries) // columns) * row_px), _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(14)
     x = _GAP_PX
-    for code, color in MASK_COLORS.items():
+    for meaning, color in legend.items():
         draw.rectangle((x, 12, x + 14, 26), fill=color)
-        draw.text((x + 20, 10), code.name.lower(), _INK, font)
+        draw.text((x + 20, 10), meaning, _INK, font)
         x += 100
-    for number, row in enumerate(rows):
+    for number, entry in enumerate(entries):
         left = _GAP_PX + number % columns * (PICTURE_PX + _GAP_PX)
         top = _HEAD_PX + number // columns * row_px
-        picture = _picture(store / PICTURES / f"{row['slide_id']}.png", row)
+        picture = None if entry.picture is None else _picture(entry.picture)
         if picture is not None:
             sheet.paste(picture, (left, top))
-        color = _INK if row["status"] == "done" else _RED
-        for line, text in enumerate(_caption(row)):
+        for line, text in enumerate(entry.caption):
             place = (left, top + PICTURE_PX + 2 + 18 * line)
-            draw.text(place, _fitting(text, font), color, font)
+            draw.text(place, _fitting(text, font), _RED if entry.bad else _INK, font)
     return sheet
 
 
-def _picture(path: Place, row: Mapping[str, str]) -> Image.Image | None:
-    if row["status"] not in ("done", "no_tissue"):
-        return None  # what is there, if anything, is of an earlier run
+def _picture(path: Place) -> Image.Image | None:
     try:
         with path.open("rb") as file, Image.open(file, formats=["PNG"]) as picture:
             picture.thumbnail((PICTURE_PX, PICTURE_PX))

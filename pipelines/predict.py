@@ -188,7 +188,8 @@ def _predict_slide(
         if kept is not None:
             return kept
     prediction = run.method.predict_bag(bag)
-    if not (np.isfinite(prediction.probs).all() and np.isfinite(prediction.saliency).all()):
+    said = (prediction.probs, prediction.saliency, prediction.patch_probs)
+    if not all(np.isfinite(values).all() for values in said if values is not None):
         raise TrainingError(
             f"{slide_id}: the model gives no numbers for it; look at the slide's patches, or train "
             "with a lower train.lr"
@@ -201,7 +202,7 @@ def _predict_slide(
         predicted=run.classes[int(prediction.probs.argmax())],
         num_patches=len(prediction.grid),
     )
-    write_patch_scores(scores, prediction)
+    write_patch_scores(scores, prediction, run.config.dense.names)
     picture = draw_heatmap(
         prediction,
         store.thumbnail,

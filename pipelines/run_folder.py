@@ -17,6 +17,8 @@ from wsi_hr.training.loop import BEST, LAST
 CONFIG = "config.yaml"
 SPLITS = "splits.csv"
 SPLIT_COLUMNS = ("slide_id", "patient_id", "label", "split")
+ANNOTATIONS = "annotations.csv"
+ANNOTATION_COLUMNS = ("slide_id", "file", "sha256")
 SIDES = ("train", "val", "test")
 
 # Where and how fast things are computed, and limits that decide whether a slide is tiled at all.
@@ -39,8 +41,13 @@ def split_rows(rows: Sequence[LabelRow], split_of: Mapping[str, str]) -> list[di
     ]
 
 
-def refuse_other_run(run_dir: Path, config: Config, splits: Sequence[dict[str, str]]) -> None:
-    """Refuse a folder whose checkpoints come of other settings, slides, labels or splits.
+def refuse_other_run(
+    run_dir: Path,
+    config: Config,
+    splits: Sequence[dict[str, str]],
+    annotations: Sequence[dict[str, str]] = (),
+) -> None:
+    """Refuse a folder whose checkpoints come of other settings, slides, labels or annotations.
 
     A run that was stopped before its first checkpoint binds nobody.
 
@@ -65,18 +72,35 @@ def refuse_other_run(run_dir: Path, config: Config, splits: Sequence[dict[str, s
             f"{run_dir}: holds a run with other settings ({'; '.join(differing)}); "
             "give another -o, or the same settings to resume it"
         )
-    changes = _changes(read_splits(run_dir), splits)
+    changes = _changes(read_splits(run_dir), splits, SPLIT_COLUMNS)
+    _refuse_changes(run_dir / SPLITS, "slides, labels or splits", changes)
+    if annotations:
+        before = _rows_of(run_dir / ANNOTATIONS, ANNOTATION_COLUMNS)
+        changes = _changes(before, annotations, ANNOTATION_COLUMNS)
+        _refuse_changes(run_dir / ANNOTATIONS, "annotations", changes)
+
+
+def _refuse_changes(path: Path, what: str, changes: Sequence[str]) -> None:
     if changes:
         more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
         raise ConfigError(
-            f"{run_dir / SPLITS}: the run was started with other slides, labels or splits "
+            f"{path}: the run was started with other {what} "
             f"({'; '.join(changes[:_SHOWN])}{more}); give another -o to train on the new ones"
         )
 
 
-def claim(run_dir: Path, config: Config, splits: Sequence[dict[str, str]]) -> None:
-    """Write settings and splits down."""
+def claim(
+    run_dir: Path,
+    config: Config,
+    splits: Sequence[dict[str, str]],
+    annotations: Sequence[dict[str, str]] = (),
+) -> None:
+    """Write settings, splits and, where there are any, annotations down."""
     write_table(run_dir / SPLITS, SPLIT_COLUMNS, splits)
+    if annotations:
+        write_table(run_dir / ANNOTATIONS, ANNOTATION_COLUMNS, annotations)
+    else:
+        (run_dir / ANNOTATIONS).unlink(missing_ok=True)
     write_text_atomic(run_dir / CONFIG, dump_config(config))
 
 
@@ -86,14 +110,18 @@ def read_splits(run_dir: Path) -> list[dict[str, str]]:
     Raises:
         LabelError: the file is missing or not such a table.
     """
-    table = read_table(run_dir / SPLITS)
-    absent = [column for column in SPLIT_COLUMNS if column not in table.columns]
+    return _rows_of(run_dir / SPLITS, SPLIT_COLUMNS)
+
+
+def _rows_of(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    table = read_table(path)
+    absent = [column for column in columns if column not in table.columns]
     if absent:
         raise LabelError(
             f"{table.path}: has no column {absent[0]!r}, so it is not what wsi-hr train wrote; "
             "restore the file"
         )
-    return [{column: row[column] for column in SPLIT_COLUMNS} for row in table.rows]
+    return [{column: row[column] for column in columns} for row in table.rows]
 
 
 def describe(splits: Sequence[dict[str, str]]) -> str:
@@ -119,7 +147,9 @@ def _differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> li
     return lines
 
 
-def _changes(old: Sequence[dict[str, str]], new: Sequence[dict[str, str]]) -> list[str]:
+def _changes(
+    old: Sequence[dict[str, str]], new: Sequence[dict[str, str]], columns: Sequence[str]
+) -> list[str]:
     before = {row["slide_id"]: row for row in old}
     after = {row["slide_id"]: row for row in new}
     lines = [f"slide {slide_id!r} is gone" for slide_id in before if slide_id not in after]
@@ -128,7 +158,7 @@ def _changes(old: Sequence[dict[str, str]], new: Sequence[dict[str, str]]) -> li
         f"{column} of slide {slide_id!r}: {row[column]!r} there, {after[slide_id][column]!r} now"
         for slide_id, row in before.items()
         if slide_id in after
-        for column in SPLIT_COLUMNS
+        for column in columns
         if row[column] != after[slide_id][column]
     ]
     return lines

@@ -11,16 +11,19 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from pipelines.annotation_folder import Annotations, annotations_of
 from pipelines.lock import run_lock
 from pipelines.progress import progress_bar
 from pipelines.record import RunRecord
 from pipelines.run_folder import SIDES, claim, describe, refuse_other_run, split_rows
 from pipelines.sentences import say
 from wsi_hr.bags.bag_set import BagSet, stored_slides
+from wsi_hr.bags.patch_labels import PatchLabels
 from wsi_hr.cohort.labels import Labels, load_labels
 from wsi_hr.cohort.splits import make_splits
 from wsi_hr.config import Config, TileConfig
 from wsi_hr.errors import ConfigError, StoreError, WsiHrError
+from wsi_hr.method_config import encoder_px, low_mpp
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import Method
 from wsi_hr.models.encoder import build_encoder
@@ -63,19 +66,27 @@ def train_stage(
     console: Console | None,
     *,
     mpp: float | None = None,
+    annotations: Path | None = None,
 ) -> TrainReport:
     """Train, or go on training, one run, at the scale ``mpp`` of the store; None: at its first.
 
-    The run folder receives config.yaml, splits.csv, metrics.jsonl, best and last checkpoint and
-    run.json. The same command on a run that was interrupted resumes it; on a finished one it only
-    reports. Every labelled slide is looked at before the first one is learned from: training does
-    not start with a store that is damaged, since leaving it out would be another study.
+    With a folder of ``annotations`` the classes of patches are learned beside those of slides. The
+    run folder receives config.yaml, splits.csv, metrics.jsonl, best and last checkpoint and
+    run.json, and then annotations.csv. The same command on a run that was interrupted resumes it;
+    on a finished one it only reports. Every labelled slide is looked at before the first one is
+    learned from: training does not start with a store that is damaged, since leaving it out would
+    be another study.
 
     Raises:
         WsiHrError: labels, splits, settings or stores that cannot be trained on.
     """
     if run_dir.resolve() == store.resolve():
         raise ConfigError(f"-o {run_dir}: is the store; choose a folder of its own for the run")
+    if config.dense.classes and annotations is None:
+        raise ConfigError(
+            f"dense.classes {', '.join(config.dense.classes)}: needs the annotations; give their "
+            "folder by --annotations"
+        )
     slide_ids = stored_slides(store)
     if not slide_ids:
         raise StoreError(
@@ -96,21 +107,35 @@ def train_stage(
     splits = split_rows(table.rows, split_of)
     say(console, describe(splits))
     device = pick_device(config.train.device)
-    tile = _common_tiling(BagSet(store, mpp=mpp), [row["slide_id"] for row in splits])
+    second = low_mpp(config.method)
+    tile = _common_tiling(
+        BagSet(store, mpp=mpp, low_mpp=second), [row["slide_id"] for row in splits]
+    )
     if mpp is not None and tile.mpp != mpp:
         raise ConfigError(
             f"--mpp {mpp:g}: {store} holds no patches at that scale, its first is {tile.mpp:g}; "
             "tile with both, as in wsi-hr tile --mpp 0.5,1.0, or leave --mpp out"
         )
+    if second is not None and second <= tile.mpp:
+        raise ConfigError(
+            f"method.low_mpp {second:g}: must be coarser than the patches at {tile.mpp:g} um/px; "
+            "give a larger one, or null"
+        )
     say(console, *_tiling_in_words(config.tile, tile), _device_in_words(device, config))
     config = config.model_copy(update={"tile": tile})
+    drawn = None
+    if annotations is not None:
+        bags = BagSet(store, mpp=tile.mpp)
+        drawn = annotations_of(annotations, splits, bags, config.dense, console)
+        config = config.model_copy(update={"dense": drawn.dense})
     with run_lock(run_dir):
-        return _train(table, splits, store, run_dir, config, device, console)
+        return _train(table, splits, drawn, store, run_dir, config, device, console)
 
 
 def _train(
     table: Labels,
     splits: list[dict[str, str]],
+    drawn: Annotations | None,
     store: Place,
     run_dir: Path,
     config: Config,
@@ -123,13 +148,20 @@ def _train(
     slides = {
         side: tuple(row["slide_id"] for row in splits if row["split"] == side) for side in SIDES
     }
-    refuse_other_run(run_dir, config, splits)
+    drawn_rows = drawn.rows() if drawn else []
+    refuse_other_run(run_dir, config, splits, drawn_rows)
     torch.set_num_threads(config.train.threads or len(os.sched_getaffinity(0)))
     method = _build(config, classes, [label_of[s] for s in slides["train"]], run_dir).to(device)
-    claim(run_dir, config, splits)  # only now: settings that cannot be built do not bind the folder
-    data = TrainingSet(
-        BagSet(store, label_of, mpp=config.tile.mpp), slides["train"], slides["val"], label_of
+    # only now: settings that cannot be built do not bind the folder
+    claim(run_dir, config, splits, drawn_rows)
+    bags = BagSet(
+        store,
+        label_of,
+        mpp=config.tile.mpp,
+        low_mpp=low_mpp(config.method),
+        patch_labels=PatchLabels(drawn.files, drawn.dense) if drawn else None,
     )
+    data = TrainingSet(bags, slides["train"], slides["val"], label_of)
     num_steps = config.train.epochs * len(slides["train"])
     with progress_bar(console, "training", num_steps) as advance:
         note, num_done = "", 0
@@ -169,13 +201,15 @@ def _train(
 def _build(config: Config, classes: tuple[str, ...], labels: list[int], run_dir: Path) -> Method:
     torch.manual_seed(seed_for(config.seed, "init"))
     encoder = build_encoder(
-        config.encoder, config.tile.patch_size, load_weights=not (run_dir / LAST).exists()
+        config.encoder,
+        encoder_px(config.method, config.tile.patch_size),
+        load_weights=not (run_dir / LAST).exists(),
     )
     weights = [1.0] * len(classes)
     if config.train.class_weights:
         counts = Counter(labels)
         weights = [len(labels) / (len(classes) * counts[c]) for c in range(len(classes))]
-    return build_method(config.method, encoder, weights)
+    return build_method(config.method, encoder, weights, config.dense)
 
 
 def _common_tiling(bags: BagSet, slide_ids: Sequence[str]) -> TileConfig:
@@ -222,7 +256,12 @@ def _device_in_words(device: torch.device, config: Config) -> str:
 
 
 def _line(row: dict[str, float]) -> str:
-    named = {"train_loss": "loss", "val_loss": "val loss", "val_auc": "val AUC"}
+    named = {
+        "train_loss": "loss",
+        "val_loss": "val loss",
+        "val_auc": "val AUC",
+        "val_patch_auc": "val patch AUC",
+    }
     values = [f"{name} {row[key]:.3f}" for key, name in named.items() if key in row]
     return f"epoch {int(row['epoch']) + 1}: " + ", ".join(values)
 

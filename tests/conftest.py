@@ -30,3 +30,13 @@ def shared_data() -> Path:
 def shared_golden() -> Path:
     """What the papers' own code computes, where the workplace has it."""
     return _beside_the_checkout("golden")
+
+
+@pytest.fixture(scope="session")
+def cuda() -> str:
+    """The name of a GPU, where there is one."""
+    import torch  # most tests do without
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return "cuda"

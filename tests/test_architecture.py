@@ -17,7 +17,17 @@ from pipelines.cli import app
 ROOT = Path(__file__).resolve().parent.parent
 
 # Each room of wsi_hr may import the rooms of the rows above its own, and itself.
-FOUNDATION = ("errors", "config", "runtime", "remote", "geometry", "slide_prediction")
+FOUNDATION = (
+    "errors",
+    "frozen",
+    "method_config",
+    "sampler_config",
+    "config",
+    "runtime",
+    "remote",
+    "geometry",
+    "slide_prediction",
+)
 ROWS = (
     FOUNDATION,
     ("slides", "store"),

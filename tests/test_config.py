@@ -11,14 +11,19 @@ from pydantic import BaseModel, ValidationError
 
 from wsi_hr.config import (
     Config,
-    DBPSConfig,
-    PatchGDConfig,
     TileConfig,
     dump_config,
     load_recipe,
     resolve_config,
 )
 from wsi_hr.errors import ConfigError
+from wsi_hr.method_config import METHOD_CONFIGS, DBPSConfig, PatchGDConfig
+from wsi_hr.sampler_config import (
+    SAMPLER_CONFIGS,
+    CheckerboardConfig,
+    RandomDropConfig,
+    WindowsConfig,
+)
 
 
 def refusal(recipe: dict | None = None, options: dict | None = None, *assignments: str) -> str:
@@ -113,6 +118,22 @@ class TestMethod:
         assert said == "method.scan_chunk: a setting of dbps, not of patchgd"
         assert "a setting of patchgd, not of dbps" in refusal(None, None, "method.head=cnn")
 
+    @pytest.mark.parametrize(
+        ("setting", "fits", "does_not"),
+        [
+            ("heads=2", "window", "cnn"),
+            ("layers=3", "window", "transformer"),
+            ("positions=true", "transformer", "window"),
+        ],
+    )
+    def test_a_setting_of_another_head_is_refused(self, setting, fits, does_not) -> None:
+        texts = ["method.name=patchgd", f"method.{setting}"]
+        config = resolve_config(None, None, [*texts, f"method.head={fits}"])
+        assert isinstance(config.method, PatchGDConfig)
+        assert len(config.method.head_settings) == 1
+        said = refusal(None, None, *texts, f"method.head={does_not}")
+        assert f"not for {does_not}" in said
+
     def test_another_encoder_keeps_its_weights_setting(self) -> None:
         """Dropping it would train from scratch without a word."""
         recipe = {"encoder": {"name": "resnet50", "weights": "pretrained", "freeze_bn": True}}
@@ -193,6 +214,10 @@ def test_a_value_of_the_wrong_kind_is_refused(assignment: str, where: str, got: 
         ("tile.segmenter=a.b:c:d", "tile.segmenter: Value error, no such segmenter"),
         ("tile.artifacts=[pen, dust]", "tile.artifacts.1: Input should be 'pen'"),
         ("train", "--set train: expected key=value"),
+        (
+            "method={name: gd, input: image, memory: checkpoint}",
+            "method: Value error, checkpoint goes by chunks of patches",
+        ),
         ("train.lr={", "--set train.lr={: the value is not YAML"),
         ("seed.x.y=1", "seed: "),
     ],
@@ -287,7 +312,9 @@ def _models(model: type[BaseModel]) -> list[type[BaseModel]]:
 
 
 @pytest.mark.parametrize(
-    "model", [*_models(Config), DBPSConfig, PatchGDConfig], ids=lambda model: model.__name__
+    "model",
+    [*_models(Config), *METHOD_CONFIGS.values(), *SAMPLER_CONFIGS.values()],
+    ids=lambda model: model.__name__,
 )
 def test_every_setting_is_described(model: type[BaseModel]) -> None:
     sections = {*Config.model_fields} - {"seed"}
@@ -297,6 +324,61 @@ def test_every_setting_is_described(model: type[BaseModel]) -> None:
         if not field.description and name != "name" and not (model is Config and name in sections)
     ]
     assert undescribed == []
+
+
+class TestSampler:
+    """One sampler or a list, told apart by name."""
+
+    def test_a_name_alone_will_do(self) -> None:
+        (sampler,) = resolve_config(None, {"sampler.name": "windows"}, ["sampler.keep=0.3"]).sampler
+        assert sampler == WindowsConfig(keep=0.3)
+
+    def test_another_sampler_drops_what_the_recipe_set_for_its_own(self) -> None:
+        for recipe in ({"sampler": {"drop": 0.4}}, {"sampler": [{"name": "windows"}]}):
+            config = resolve_config(recipe, {"sampler.name": "checkerboard"})
+            assert config.sampler == (CheckerboardConfig(),)
+        kept = resolve_config({"sampler": {"drop": 0.4}}, {"sampler.name": "random_drop"})
+        assert kept.sampler == (RandomDropConfig(drop=0.4),)
+
+    @pytest.mark.parametrize("text", ["sampler=[{name: windows, keep: 0.6}, {drop: 0.1}]",
+                                      "sampler={name: learned, random: 0}"])  # fmt: skip
+    def test_one_and_several_come_back_from_yaml(self, tmp_path: Path, text: str) -> None:
+        config = resolve_config(None, None, [text])
+        path = tmp_path / "recipe.yaml"
+        path.write_text(dump_config(config), encoding="utf-8")
+        assert resolve_config(load_recipe(path)) == config
+        assert isinstance(load_recipe(path)["sampler"], list) == ("[" in text)
+
+    @pytest.mark.parametrize(
+        ("assignments", "said"),
+        [
+            (["sampler.keep=1"], "sampler.keep: a setting of windows, not of random_drop"),
+            (["sampler.name=windows", "sampler.keeep=1"],
+             "sampler.keeep: unknown setting; the nearest known one is sampler.keep"),
+            (["sampler.name=window"], "sampler: Input tag 'window' found using 'name' does not"),
+            (["sampler=[{name: windows, drop: 1}, {drop: 4}]"],
+             "sampler.0.drop: a setting of random_drop, not of windows; sampler.1.drop: Input"),
+            (["sampler=[{}, {}]"], "sampler: random_drop is there twice; each goes into a list on"),
+            (["sampler=[]"], "sampler: is empty; random_drop with drop: 0 leaves out nothing"),
+            (["sampler=[{}]", "sampler.drop=0.3"], "sampler.drop: sampler is a list here; set the"),
+            (["sampler=windows"], "sampler: Input should be"),
+        ],
+    )  # fmt: skip
+    def test_what_makes_no_sense_is_one_sentence(self, assignments, said: str) -> None:
+        assert refusal(None, None, *assignments).startswith(said)
+
+    @pytest.mark.parametrize("name", ["attention", "learned"])
+    def test_attention_is_asked_only_of_methods_that_keep_it(self, monkeypatch, name: str) -> None:
+        monkeypatch.setattr("wsi_hr.config.GIVE_ATTENTION", ("dbps",))
+        assert resolve_config(None, {"sampler.name": name}).sampler[0].reads_attention
+        said = refusal(None, {"sampler.name": name, "method.name": "patchgd"})
+        assert said.startswith(f"sampler: {name} asks for the attention of the epoch before, which")
+        assert "patchgd does not keep; use dbps, another sampler" in said
+
+    def test_a_thumbnails_attention_goes_with_every_method(self) -> None:
+        texts = ["sampler.name=attention", "sampler.source=thumbnail"]
+        for method in METHOD_CONFIGS:
+            assert resolve_config(None, {"method.name": method}, texts).method.name == method
 
 
 class TestLoadRecipe:
@@ -322,3 +404,8 @@ class TestLoadRecipe:
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="absent.yaml: the recipe cannot be read"):
             load_recipe(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("classes", [["a", "a"], ["background"]])
+def test_classes_of_patches_that_are_none(classes: list[str]) -> None:
+    assert "dense" in refusal({"dense": {"classes": classes}}, None)

@@ -17,15 +17,18 @@ import typer.main
 from pipelines.cli import app
 from pipelines.qc_table import QC_COLUMNS
 from pipelines.run_folder import SPLIT_COLUMNS
+from pipelines.sample import KEPT_COLUMNS, SAMPLE_COLUMNS
 from pipelines.settings import recipe_names, resolve
 from pipelines.status import STATUS_COLUMNS
 from wsi_hr.cohort.label_entries import SPLIT_ALIASES
 from wsi_hr.cohort.manifest import PATH_ALIASES
 from wsi_hr.cohort.table import LABEL_ALIASES, MPP_ALIASES, PATIENT_ALIASES, SLIDE_ALIASES
-from wsi_hr.config import Config, DBPSConfig, PatchGDConfig
+from wsi_hr.config import Config
 from wsi_hr.errors import ConfigError
+from wsi_hr.method_config import METHOD_CONFIGS
 from wsi_hr.prediction.exports.tables import PATCH_COLUMNS
 from wsi_hr.prediction.heatmap import RESEARCH_USE
+from wsi_hr.sampler_config import SAMPLER_CONFIGS
 from wsi_hr.slides.open import SLIDE_SUFFIXES
 from wsi_hr.store.store_info import StoreInfo
 
@@ -89,18 +92,19 @@ def problem_of(arguments: list[str]) -> str | None:
         return f"{name}: {error}"
     if given.get("recipe") not in (None, *recipe_names()):
         return f"no recipe {given['recipe']}"
-    method = given.get("method")
+    names = {f"{what}.name": given.get(what) for what in ("method", "sampler")}
     try:
-        resolve(given.get("recipe"), {"method.name": method}, given.get("assignments"))
+        resolve(given.get("recipe"), names, given.get("assignments"))
     except ConfigError as error:
         return f"{name}: {error}"
     return None
 
 
 def known_settings() -> set[str]:
-    known = {"method.name"}
+    known = {"method.name", "sampler.name"}
+    tables = {"method": METHOD_CONFIGS, "sampler": SAMPLER_CONFIGS}
     for section, field in Config.model_fields.items():
-        models = (DBPSConfig, PatchGDConfig) if section == "method" else (field.annotation,)
+        models = tables.get(section, {section: field.annotation}).values()
         for model in models:
             known |= {f"{section}.{name}" for name in getattr(model, "model_fields", {})}
     return known
@@ -247,8 +251,17 @@ def test_the_first_commands_are_those_of_the_makefile() -> None:
         ("formats.md", PATCH_COLUMNS),
         ("formats.md", [field.name for field in fields(StoreInfo)]),
         ("formats.md", list(Config.model_fields)),
-        ("methods.md", [f"method.{name}" for name in DBPSConfig.model_fields if name != "name"]),
-        ("methods.md", [f"method.{name}" for name in PatchGDConfig.model_fields if name != "name"]),
+        *(
+            ("methods.md", [f"method.{name}" for name in model.model_fields if name != "name"])
+            for model in METHOD_CONFIGS.values()
+        ),
+        *(
+            ("methods.md", [f"sampler.{name}" for name in model.model_fields if name != "name"])
+            for model in SAMPLER_CONFIGS.values()
+        ),
+        ("methods.md", list(SAMPLER_CONFIGS)),
+        ("formats.md", SAMPLE_COLUMNS),
+        ("formats.md", KEPT_COLUMNS),
         ("quickstart.md", sorted(SLIDE_SUFFIXES)),
     ],
 )

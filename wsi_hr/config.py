@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -22,18 +21,36 @@ from pydantic import (
 )
 
 from wsi_hr.errors import ConfigError
+from wsi_hr.frozen import Frozen
 from wsi_hr.geometry import ARTIFACTS, PatchSpec
+from wsi_hr.method_config import (
+    DEFAULT_METHOD,
+    GIVE_ATTENTION,
+    METHOD_CONFIGS,
+    DBPSConfig,
+    DenseConfig,
+    EncoderConfig,
+    MethodConfig,
+)
+from wsi_hr.sampler_config import (
+    DEFAULT_SAMPLER,
+    SAMPLER_CONFIGS,
+    RandomDropConfig,
+    SamplerChain,
+)
 
 SEGMENTERS = ("saturation_otsu", "luminance", "entropy")
 Artifact = Literal["pen", "blur", "fold", "bubble"]
+# Sections whose settings are told apart by their name.
+_TABLES: dict[str, Mapping[str, type[BaseModel]]] = {
+    "method": METHOD_CONFIGS,
+    "sampler": SAMPLER_CONFIGS,
+}
+_DEFAULTS = {"method": DEFAULT_METHOD, "sampler": DEFAULT_SAMPLER}
 _ENTRY = re.compile(r"\w+(\.\w+)*:\w+")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TileConfig(_Frozen):
+class TileConfig(Frozen):
     """Slides -> patch stores."""
 
     mpp: float = Field(0.5, gt=0, le=100, description="um per patch pixel")
@@ -132,76 +149,7 @@ class TileConfig(_Frozen):
         )
 
 
-class EncoderConfig(_Frozen):
-    """The network that embeds one patch."""
-
-    name: str = Field("resnet18", min_length=1, description="a timm model name")
-    weights: str = Field(
-        "none", description="none (from scratch), pretrained (timm's), or a local weights file"
-    )
-    freeze_bn: bool = Field(
-        False, description="keep batch norm on its running statistics while training"
-    )
-    chunk: int = Field(64, ge=1, description="patches embedded at a time without gradient")
-
-
-class RandomDropConfig(_Frozen):
-    """Keep a random part of the patches, anew every epoch; training only."""
-
-    name: Literal["random_drop"] = "random_drop"
-    drop: float = Field(0.2, ge=0, lt=1, description="fraction of patches left out per epoch")
-
-
-class DBPSConfig(_Frozen):
-    """Dual-buffer patch selection (METHODS: DBPS). ``num_sub_salient: 0`` is IPS."""
-
-    name: Literal["dbps"] = "dbps"
-    num_salient: int = Field(16, ge=1, description="M: patches trained with gradient")
-    num_sub_salient: int = Field(32, ge=0, description="S: patches seen without gradient")
-    scan_chunk: int = Field(32, ge=1, description="I: patches scored at a time")
-    score: Literal["paper", "global"] = Field(
-        "paper", description="paper: softmax over buffer + chunk; global: over all patches"
-    )
-    heads: int = Field(8, ge=1, description="attention heads; must divide the embedding width")
-    positions: bool = Field(False, description="add a sinusoidal code of the grid cell")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout in the attention block")
-    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of the MLP, in embedding widths")
-    explore: Literal["none", "random", "half_sampled"] = Field(
-        "random", description="how gradient patches are chosen in the first epochs"
-    )
-    explore_epochs: float = Field(0.4, ge=0, le=1, description="part of the epochs that explore")
-    explore_patches: int = Field(64, ge=1, description="gradient patches while explore is random")
-
-
-class PatchGDConfig(_Frozen):
-    """Patch gradient descent (METHODS: PatchGD)."""
-
-    name: Literal["patchgd"] = "patchgd"
-    head: Literal["attention", "cnn"] = Field(
-        "attention", description="the head that reads Z; both take any grid"
-    )
-    sample: float = Field(
-        0.5, gt=0, le=1, description="fraction of a slide's patches drawn per inner step (K / N)"
-    )
-    max_sampled: int = Field(256, ge=1, description="at most this many patches per inner step (K)")
-    coverage: float = Field(
-        1.0, gt=0, le=1, description="part of a slide visited with gradient per outer step"
-    )
-    accumulate: int | None = Field(
-        1, ge=1, description="epsilon: inner steps per optimiser step; null: all of them"
-    )
-    fill_mode: Literal["eval", "train"] = Field("eval", description="batch norm while Z is filled")
-    dropout: float = Field(0.2, ge=0, lt=1, description="dropout in the head")
-    num_salient: int = Field(16, ge=1, description="patches a prediction marks salient")
-    num_sub_salient: int = Field(32, ge=0, description="patches it marks sub-salient, after those")
-
-
-MethodConfig = Annotated[DBPSConfig | PatchGDConfig, Field(discriminator="name")]
-_METHODS = {"dbps": DBPSConfig, "patchgd": PatchGDConfig}
-_DEFAULT_METHOD = "dbps"
-
-
-class TrainConfig(_Frozen):
+class TrainConfig(Frozen):
     """The optimisation."""
 
     epochs: int = Field(50, ge=1, description="passes over the training slides")
@@ -211,12 +159,15 @@ class TrainConfig(_Frozen):
     warmup_epochs: float = Field(1.0, ge=0, description="linear warm-up from 0")
     final_lr: float = Field(1e-3, ge=0, le=1, description="cosine end, as a part of lr")
     clip_norm: float | None = Field(None, gt=0, description="gradient norm limit; null: none")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of averaged weights, which are judged; null: none"
+    )
     class_weights: bool = Field(False, description="weigh classes by inverse frequency")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, ge=1, description="CPU threads of the arithmetic; null: all")
 
 
-class SplitConfig(_Frozen):
+class SplitConfig(Frozen):
     """How labelled slides are divided when the labels table does not say."""
 
     val: float = Field(0.15, ge=0, lt=1, description="fraction of patients for validation")
@@ -229,23 +180,41 @@ class SplitConfig(_Frozen):
         return self
 
 
-class PredictConfig(_Frozen):
+class PredictConfig(Frozen):
     """Predictions and pictures."""
 
     heatmap_px: int = Field(1600, ge=128, le=8192, description="longest edge of a heatmap PNG")
 
 
-class Config(_Frozen):
+class Config(Frozen):
     """A whole study."""
 
     seed: int = Field(0, ge=0, description="all randomness derives from it")
     tile: TileConfig = TileConfig()  # pyright: ignore[reportCallIssue]
     encoder: EncoderConfig = EncoderConfig()  # pyright: ignore[reportCallIssue]
-    sampler: RandomDropConfig = RandomDropConfig()  # pyright: ignore[reportCallIssue]
+    sampler: SamplerChain = (RandomDropConfig(),)  # pyright: ignore[reportCallIssue]
     method: MethodConfig = DBPSConfig()  # pyright: ignore[reportCallIssue]
+    dense: DenseConfig = DenseConfig()  # pyright: ignore[reportCallIssue]
     train: TrainConfig = TrainConfig()  # pyright: ignore[reportCallIssue]
     split: SplitConfig = SplitConfig()  # pyright: ignore[reportCallIssue]
     predict: PredictConfig = PredictConfig()  # pyright: ignore[reportCallIssue]
+
+    @model_validator(mode="after")
+    def _chain_what_can_be_chained(self) -> Config:
+        names = [sampler.name for sampler in self.sampler]
+        if not names:
+            raise ValueError("sampler: is empty; random_drop with drop: 0 leaves out nothing")
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"sampler: {name} is there twice; each goes into a list once")
+        for sampler in self.sampler:
+            if sampler.reads_attention and self.method.name not in GIVE_ATTENTION:
+                raise ValueError(
+                    f"sampler: {sampler.name} asks for the attention of the epoch before, which "
+                    f"{self.method.name} does not keep; use {', '.join(GIVE_ATTENTION)}, another "
+                    "sampler, or attention with sampler.source=thumbnail"
+                )
+        return self
 
 
 def resolve_config(
@@ -277,15 +246,17 @@ def resolve_config(
             given += _flat(key.strip(), yaml.safe_load(value))
         except yaml.YAMLError as cause:
             raise ConfigError(f"--set {text}: the value is not YAML") from cause
-    _choose_method(tree, [value for key, value in given if key == "method.name"])
+    for section in _TABLES:
+        _choose(tree, section, [value for key, value in given if key == f"{section}.name"])
     for key, value in given:
         _assign(tree, key, value)
     if isinstance(tree.get("method"), dict):
-        tree["method"].setdefault("name", _DEFAULT_METHOD)
+        tree["method"].setdefault("name", DEFAULT_METHOD)
     try:
         return Config.model_validate(tree)
     except ValidationError as cause:
-        raise ConfigError(_explain(cause)) from cause
+        several = isinstance(tree.get("sampler"), list)
+        raise ConfigError(_explain(cause, several_samplers=several)) from cause
 
 
 def load_recipe(path: Path) -> dict[str, Any]:
@@ -317,13 +288,16 @@ def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
     return [item for name, inner in value.items() for item in _flat(f"{key}.{name}", inner)]
 
 
-def _choose_method(tree: dict[str, Any], names: Sequence[Any]) -> None:
-    """Choosing another method than the recipe's drops the settings it has for its own."""
-    settings = tree.get("method")
-    if not (names and isinstance(settings, dict)):
+def _choose(tree: dict[str, Any], section: str, names: Sequence[Any]) -> None:
+    """Choosing another method or sampler than the recipe's drops what it sets for its own."""
+    settings = tree.get(section)
+    if not names:
         return
-    if settings.get("name", _DEFAULT_METHOD) != names[-1]:
-        settings.clear()
+    if isinstance(settings, dict):
+        if settings.get("name", _DEFAULTS[section]) != names[-1]:
+            settings.clear()
+    elif section == "sampler" and isinstance(settings, list):
+        tree[section] = {}
 
 
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
@@ -331,6 +305,8 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     node = tree
     for parent in parents:
         child = node.setdefault(parent, {})
+        if isinstance(child, list):
+            raise ConfigError(f"{dotted}: {parent} is a list here; set the whole list")
         if not isinstance(child, dict):
             raise ConfigError(f"{dotted}: {parent} is a value, it has no settings below it")
         node = child
@@ -347,12 +323,14 @@ def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
         tree[key] = value
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, *, several_samplers: bool) -> str:
     lines = []
     for item in error.errors():
-        where, method = _place(item["loc"])
-        if item["type"] == "extra_forbidden":
-            lines.append(f"{where}: {_why_unknown(where, method)}")
+        where, name = _place(item["loc"], several_samplers=several_samplers)
+        if not where:  # what holds between sections says itself where
+            lines.append(item["msg"].removeprefix("Value error, "))
+        elif item["type"] == "extra_forbidden":
+            lines.append(f"{where}: {_why_unknown(where, name)}")
         elif item["type"] in ("union_tag_invalid", "literal_error"):
             lines.append(f"{where}: {item['msg']}")
         else:
@@ -360,18 +338,24 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
-def _place(location: Sequence[int | str]) -> tuple[str, str | None]:
-    """A setting as the user writes it, and the method it was looked for in."""
+def _place(location: Sequence[int | str], *, several_samplers: bool) -> tuple[str, str | None]:
+    """A setting as the user writes it, and the method or sampler it was looked for in."""
     parts = [str(part) for part in location]
-    if parts[:1] == ["method"] and len(parts) > 2:  # pydantic puts the union's tag in between
-        return ".".join(["method", *parts[2:]]), parts[1]
-    return ".".join(parts), None
+    number: list[str] = []
+    if parts[:1] == ["sampler"] and len(parts) > 1:
+        number.append(parts.pop(1))
+        if not several_samplers:  # which is a list of one to pydantic only
+            number.clear()
+    if parts[:1] in (["method"], ["sampler"]) and len(parts) > 1:  # the union's tag in between
+        return ".".join([parts[0], *number, *parts[2:]]), parts[1]
+    return ".".join([*parts[:1], *number, *parts[1:]]), None
 
 
-def _why_unknown(where: str, method: str | None) -> str:
-    for other, model in _METHODS.items():
-        if method is not None and where.removeprefix("method.") in model.model_fields:
-            return f"a setting of {other}, not of {method}"
+def _why_unknown(where: str, name: str | None) -> str:
+    section, key = where.split(".")[0], where.split(".")[-1]
+    for other, model in _TABLES.get(section, {}).items():
+        if name is not None and key in model.model_fields:
+            return f"a setting of {other}, not of {name}"
     near = difflib.get_close_matches(where, _known_keys(), n=1, cutoff=0.5)
     hint = f"the nearest known one is {near[0]}" if near else "wsi-hr show lists them"
     return f"unknown setting; {hint}"
@@ -380,8 +364,7 @@ def _why_unknown(where: str, method: str | None) -> str:
 def _known_keys() -> list[str]:
     keys = [*Config.model_fields]
     for section, field in Config.model_fields.items():
-        models = _METHODS.values() if section == "method" else [field.annotation]
-        for model in models:
+        for model in _TABLES.get(section, {section: field.annotation}).values():
             if isinstance(model, type) and issubclass(model, BaseModel):
                 keys += [f"{section}.{name}" for name in model.model_fields]
     return keys

@@ -15,6 +15,10 @@ class MaskError(WsiHrError):
     """A mask that somebody drew is damaged, unsafe, or does not fit its slide."""
 
 
+class AnnotationError(WsiHrError):
+    """Annotations that somebody drew are damaged, unsafe, or do not fit their slide or settings."""
+
+
 class StoreError(WsiHrError):
     """A patch store is missing, damaged, incomplete or not ours."""
 

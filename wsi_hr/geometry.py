@@ -242,3 +242,20 @@ class PatchGrid:
             patch_px0=self.patch_px0,
             artifact=self.artifact[indices],
         )
+
+
+def patch_boxes(grid: PatchGrid, level0_size: Size, map_size: Size) -> Int32Array:
+    """Where the patches lie on a map of the whole slide.
+
+    Both edges of a patch are scaled and rounded on their own, so that neighbours on the slide are
+    neighbours on the map, without gap or overlap and without drift.
+
+    Returns:
+        i32[N, 4] left, top, right, bottom (exclusive), clipped to the map, at least 1 px wide.
+    """
+    scale_2 = np.array([map_size.w / level0_size.w, map_size.h / level0_size.h])
+    first_N2 = np.floor(grid.coords * scale_2 + 0.5)
+    last_N2 = np.floor((grid.coords + np.array(grid.patch_px0)) * scale_2 + 0.5)
+    first_N2 = np.clip(first_N2, 0, np.array(map_size) - 1)
+    last_N2 = np.clip(last_N2, first_N2 + 1, np.array(map_size))
+    return np.concatenate([first_N2, last_N2], axis=1).astype(np.int32)

@@ -30,6 +30,8 @@ class SlidePrediction:
         saliency: f32[N] score of each patch, not negative; higher means it mattered more.
         role: u8[N] one :class:`Role` per patch.
         grid: the N patches, level-0 coordinates.
+        patch_probs: f32[N, K] probability of each class of patches, each row summing to 1; None
+            where the model did not learn from annotations.
     """
 
     slide_id: str
@@ -37,6 +39,7 @@ class SlidePrediction:
     saliency: Float32Array
     role: UInt8Array
     grid: PatchGrid
+    patch_probs: Float32Array | None = None
 
     def __post_init__(self) -> None:
         num_patches = len(self.grid)
@@ -44,6 +47,11 @@ class SlidePrediction:
             raise ValueError(
                 f"{self.slide_id}: {num_patches} patches, but saliency {self.saliency.shape} "
                 f"and role {self.role.shape}"
+            )
+        if self.patch_probs is not None and len(self.patch_probs) != num_patches:
+            raise ValueError(
+                f"{self.slide_id}: {num_patches} patches, but probabilities of "
+                f"{len(self.patch_probs)}"
             )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,12 @@ from wsi_hr.store.patch_store import PatchStoreWriter, StoreInfo
 PX = 16
 
 
-def write_store(folder: Path, slide_id: str, *, readable: bool = True) -> Path:
-    """A store of six patches in two rows, each of one grey."""
+def write_store(
+    folder: Path, slide_id: str, *, readable: bool = True, num_low: int | None = None
+) -> Path:
+    """A store of six patches in two rows, each of one grey; asked for, at 2 um/px some lighter."""
     tile = TileConfig(patch_size=PX, mpp=1.0, codec="raw", max_unreadable=1)  # pyright: ignore
+    asked = tile if num_low is None else tile.model_copy(update={"more_mpp": (2.0,)})
     info = StoreInfo(
         slide_id=slide_id,
         source_name=f"{slide_id}.svs",
@@ -34,7 +38,7 @@ def write_store(folder: Path, slide_id: str, *, readable: bool = True) -> Path:
         mode="raw",
         plan=ReadPlan(0, Pair(1, 1), Pair(1, 1), Pair(PX, PX), Pair(PX, PX)),
         tile=tile,
-        asked=tile,
+        asked=asked,
         segmenter=tile.segmenter,
         mask_downsample=Pair(16, 16),
         wsi_hr_version="0",
@@ -48,6 +52,14 @@ def write_store(folder: Path, slide_id: str, *, readable: bool = True) -> Path:
         greys = [np.full((PX, PX, 3), grey, np.uint8) for grey in range(6)]
         encode = chunk_codec_for(tile).encode
         writer.write([encode(grey) if readable else None for grey in greys])
+        if num_low:
+            low = PatchGrid(
+                cells[:num_low, ::-1] * 2 * PX, cells[:num_low], (1, 3),
+                np.ones(num_low, np.float32), Pair(2 * PX, 2 * PX),
+            )  # fmt: skip
+            plan = replace(info.plan, patch_px0=low.patch_px0, stride_px0=low.patch_px0)
+            writer.next_scale(replace(info, tile=asked.at(2.0), plan=plan), low)
+            writer.write([encode(grey + 100) for grey in greys[:num_low]])
         writer.commit()
     return path
 
@@ -67,6 +79,38 @@ def test_bags_by_slide_with_their_labels(tmp_path) -> None:
             assert bag.label == {"a": 1}.get(slide_id)
             assert bag.read(np.array([4]))[0, 0, 0, 0] == 4
     assert bags.store("b") is bags.store("b"), "kept open"
+
+
+def test_a_second_scale_is_the_bags_low_magnification(tmp_path) -> None:
+    write_store(tmp_path, "a", num_low=2)
+    write_store(tmp_path, "b", num_low=3)
+    bags = BagSet(tmp_path, {"a": 1}, mpp=1.0, low_mpp=2.0, max_open=1)
+    for slide_id, num in (("a", 2), ("b", 3), ("a", 2)):
+        bag = bags.open(slide_id)
+        assert (len(bag), bag.slide_id) == (6, slide_id)
+        assert bag.read(np.array([4]))[0, 0, 0, 0] == 4
+        assert bag.low is not None
+        assert (len(bag.low), bag.low.slide_id) == (num, slide_id)
+        assert bag.low.read(np.array([1]))[0, 0, 0, 0] == 101
+        kept = bag.subset(np.array([5, 0]))
+        assert (len(kept), kept.low) == (2, bag.low), "samplers leave it alone"
+    assert BagSet(tmp_path).open("a").low is None
+
+
+def test_tissue_too_scarce_for_the_second_scale_is_not_taken_for_the_first(tmp_path) -> None:
+    write_store(tmp_path, "a", num_low=0)
+    bag = BagSet(tmp_path, low_mpp=2.0).open("a")
+    assert (len(bag), bag.low) == (6, None)
+
+
+def test_a_second_scale_that_was_not_asked_for_is_refused(tmp_path) -> None:
+    write_store(tmp_path, "a")
+    with pytest.raises(
+        StoreError,
+        match=r"a.zarr: holds no patches at 2 um/px beside those at 1; tile with both, as in "
+        r"wsi-hr tile --mpp 1,2$",
+    ):
+        BagSet(tmp_path, low_mpp=2.0).open("a")
 
 
 def test_damaged_stores_are_listed_and_refused_by_name(tmp_path) -> None:

@@ -5,33 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from benchmarks.golden_file import spelled_numbers
 from wsi_hr.bags.bag import Bag
 from wsi_hr.methods.method import StepContext
 from wsi_hr.models.encoder import Encoder
-from wsi_hr.testing.memory_patches import MemoryPatches
+from wsi_hr.testing.memory_patches import MemoryPatches, numbered_pixels
 
 
 class TableEncoder(Encoder):
-    """Embeds by looking up the number written in a patch's first two bytes."""
+    """Embeds by looking up the number written in a patch, see ``numbered_pixels``."""
 
     def __init__(self, table_ND: Tensor, *, chunk: int = 64) -> None:
         super().__init__(nn.Identity(), dim=table_ND.shape[1], chunk=chunk)
         self.table = nn.Parameter(table_ND.clone())
 
-    def forward(self, patches_KPP3: np.ndarray | Tensor) -> Tensor:
-        first = torch.as_tensor(patches_KPP3)[:, 0, 0].long()
-        return self.table[first[:, 0] + 256 * first[:, 1]]
+    def forward(self, patches_KPP3: np.ndarray | Tensor, reduce: int = 1) -> Tensor:
+        return self.table[spelled_numbers(patches_KPP3)]
 
 
 def numbered_bag(numbers: np.ndarray, *, label: int = 0, slide_id: str = "slide", **grid) -> Bag:
     """A bag whose patch k has ``numbers[k]`` written in it, for :class:`TableEncoder`."""
-    patches = np.zeros((len(numbers), 2, 2, 3), np.uint8)
-    patches[:, 0, 0, 0] = numbers % 256
-    patches[:, 0, 0, 1] = numbers // 256
-    return Bag.of(MemoryPatches(patches, slide_id=slide_id, **grid), label)
+    source = MemoryPatches(numbered_pixels(numbers), slide_id=slide_id, **grid)
+    return Bag.of(source, label)
 
 
 def pixel_encoder(patch_px: int, dim: int, *, chunk: int = 8) -> Encoder:
@@ -62,6 +59,9 @@ class Recorder:
     def backward(self, loss: Tensor) -> None:
         self.losses.append(float(loss.detach()))
         loss.backward()
+
+    def backward_from(self, output: Tensor, gradient: Tensor) -> None:
+        output.backward(gradient)
 
     def step(self) -> None:
         self.steps.append(

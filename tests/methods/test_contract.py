@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,17 @@ import torch
 from helpers import Recorder, context, random_bag
 from torch import nn
 
-from wsi_hr.config import DBPSConfig, PatchGDConfig
+from wsi_hr.method_config import (
+    GIVE_ATTENTION,
+    ABMILConfig,
+    ABMILXConfig,
+    DBPSConfig,
+    GDConfig,
+    IPSConfig,
+    PatchGDConfig,
+)
 from wsi_hr.methods import METHODS, build_method
-from wsi_hr.methods.method import Method
+from wsi_hr.methods.method import Method, NoMemory
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.slide_prediction import Role
 
@@ -21,17 +30,33 @@ CONFIGS = {
     "dbps": DBPSConfig(num_salient=4, num_sub_salient=5, scan_chunk=6, heads=2),
     "dbps global": DBPSConfig(num_salient=4, num_sub_salient=5, heads=2, score="global"),
     "dbps half sampled": DBPSConfig(num_salient=4, heads=2, explore="half_sampled"),
-    "ips": DBPSConfig(num_salient=4, num_sub_salient=0, heads=2, explore="none"),
+    "dbps concat": DBPSConfig(num_salient=4, heads=2, aggregation="concat", num_sub_salient=None),
+    "dbps half": DBPSConfig(num_salient=4, heads=2, selection="half_sampled", explore="none"),
+    "dbps refreshed": DBPSConfig(num_salient=4, heads=2, score="global", scan_refresh=0.3),
+    "ips": IPSConfig(num_salient=4, heads=2, explore="none"),
     "patchgd": PatchGDConfig(num_salient=4, num_sub_salient=5),
     "patchgd cnn": PatchGDConfig(head="cnn", num_salient=4, num_sub_salient=5),
+    "patchgd blocks": PatchGDConfig(block=3, num_salient=4, num_sub_salient=5),
+    "patchgd exact": PatchGDConfig(exact=True, num_salient=4, num_sub_salient=5),
+    "patchgd exact blocks": PatchGDConfig(exact=True, block=2, num_salient=4),
+    "gd": GDConfig(num_salient=4, num_sub_salient=5),
+    "gd checkpoint": GDConfig(memory="checkpoint", micro_batch=3, num_salient=4),
+    "gd image": GDConfig(input="image", image_px=16, num_salient=4, num_sub_salient=5),
+    "abmil": ABMILConfig(width=8, chunk=16, num_salient=4, num_sub_salient=5),
+    "abmilx": ABMILXConfig(sample=6, width=8, heads=2, num_salient=4, num_sub_salient=5),
+    "patchgd window": PatchGDConfig(head="window", heads=1, num_salient=4, num_sub_salient=5),
+    "patchgd transformer": PatchGDConfig(head="transformer", num_salient=4, num_sub_salient=5),
 }
+FROZEN = {"abmil"}  # what their encoder was is what it stays
 
 
 def make(name: str) -> Method:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
                         nn.AdaptiveAvgPool2d(1), nn.Flatten())  # fmt: skip
-    return build_method(CONFIGS[name], Encoder(net, dim=16, chunk=8), [1.0, 1.0, 1.0])
+    config = CONFIGS[name]
+    encoder = Encoder(net, dim=16, chunk=8, freeze_bn=getattr(config, "exact", False))
+    return build_method(config, encoder, [1.0, 1.0, 1.0])
 
 
 def test_every_method_is_covered() -> None:
@@ -72,9 +97,9 @@ def test_training_takes_slides_of_any_size_together(name: str, progress: float) 
     assert np.isfinite(loss)
     assert update.steps
     for step in update.steps:
-        assert any(
-            key.startswith("encoder.") and grad.abs().sum() > 0 for key, grad in step.items()
-        )
+        learned = {key for key, grad in step.items() if grad.abs().sum() > 0}
+        assert any(key.startswith("encoder.") for key in learned) == (name not in FROZEN)
+        assert any(not key.startswith("encoder.") for key in learned)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -92,12 +117,52 @@ def test_training_is_reproducible(name: str) -> None:
             assert torch.equal(grad, second[key]), key
 
 
+class Kept:
+    """A memory that holds what is kept, and recalls nothing."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, np.ndarray] = {}
+
+    def recall(self, slide_id: str) -> None:
+        return None
+
+    def keep(self, slide_id: str, values_JN: np.ndarray) -> None:
+        self.values[slide_id] = values_JN
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_it_looked_at_is_kept_by_patch_of_the_source(name: str) -> None:
+    """Samplers read it: finite for what the bag shows, NaN elsewhere; without it all is as was."""
+    bags = [random_bag(np.random.default_rng(s), 30, label=s, slide_id=str(s)) for s in (0, 1)]
+    bags = [bag.subset(np.arange(3, 30, 2)) for bag in bags]
+    steps, memory = [], Kept()
+    for kept in (memory, NoMemory()):
+        method = make(name).train()
+        update = Recorder(method)
+        torch.manual_seed(3)
+        method.train_bags(bags, update, replace(context(1.0), memory=kept))
+        steps.append(update.steps)
+    for first, second in zip(*steps, strict=True):
+        for key, grad in first.items():
+            assert torch.equal(grad, second[key]), key
+    if CONFIGS[name].name not in GIVE_ATTENTION:
+        assert memory.values == {}
+        return
+    assert set(memory.values) == {"0", "1"}
+    for values_JN in memory.values.values():
+        assert values_JN.dtype == np.float32
+        seen = np.isfinite(values_JN).all(axis=0)
+        assert np.flatnonzero(seen).tolist() == list(range(3, 30, 2))
+        assert np.isnan(values_JN[:, ~seen]).all()
+        assert values_JN[:, seen].std() > 0
+
+
 _PEAK = """
 import resource, sys
 import numpy as np, torch
 from torch import nn
 from wsi_hr.bags.bag import Bag
-from wsi_hr.config import DBPSConfig, PatchGDConfig
+from wsi_hr.method_config import ABMILConfig, ABMILXConfig, DBPSConfig, PatchGDConfig
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import StepContext
 from wsi_hr.models.encoder import Encoder
@@ -117,7 +182,12 @@ class Step:
 
 torch.set_num_threads(1)
 net = nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(48, 16))
-configs = {"dbps": DBPSConfig(), "patchgd": PatchGDConfig(max_sampled=64, coverage=0.01)}
+configs = {
+    "dbps": DBPSConfig(),
+    "patchgd": PatchGDConfig(max_sampled=64, coverage=0.01),
+    "abmil": ABMILConfig(width=16),
+    "abmilx": ABMILXConfig(width=16, heads=4),
+}
 method = build_method(configs[sys.argv[1]], Encoder(net, dim=16), [1.0, 1.0])
 context = StepContext(1.0, lambda slide_id: np.random.default_rng(0))
 def visit(num):
@@ -130,7 +200,7 @@ print(visit(1_000), visit(20_000))
 """
 
 
-@pytest.mark.parametrize("name", ["dbps", "patchgd"])
+@pytest.mark.parametrize("name", ["dbps", "patchgd", "abmil", "abmilx"])
 def test_memory_does_not_grow_with_the_slide(name: str) -> None:
     """20,000 patches of 64 px are 234 MiB; a slide of 1,000 needs nearly as much memory."""
     done = subprocess.run(

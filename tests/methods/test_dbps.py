@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import ast
-
 import numpy as np
 import pytest
+import timm
 import torch
 from helpers import Recorder, TableEncoder, context, numbered_bag, pixel_encoder, random_bag
 from torch import nn
 
-from wsi_hr.config import DBPSConfig
+from benchmarks.check_golden import check_golden
+from wsi_hr.bags.bag import Bag
 from wsi_hr.errors import ConfigError
+from wsi_hr.method_config import DBPSConfig, IPSConfig
 from wsi_hr.methods.dbps import DBPS
-from wsi_hr.methods.dual_buffer import score
-from wsi_hr.models.attention import DualAttention
+from wsi_hr.methods.dual_buffer import Candidates, DualBuffer, half_sampled, score
+from wsi_hr.methods.ips import IPS
+from wsi_hr.methods.method import StepContext
+from wsi_hr.models.encoder import Encoder
 from wsi_hr.slide_prediction import Role
+from wsi_hr.testing.memory_patches import MemoryPatches
 
-GOLDEN_DBPS = ["dbps", "dbps_ragged", "dbps_wide_aux"]
-GOLDEN_IPS = ["ips_single", "ips_multitask_pos"]
+GOLDEN = ["dbps", "dbps_ragged", "dbps_wide_aux", "ips_single", "ips_multitask_pos"]
 
 
 def make(table_or_encoder, **settings) -> DBPS:
@@ -32,6 +35,16 @@ def make(table_or_encoder, **settings) -> DBPS:
     with torch.no_grad():  # sharp attention, so that selections differ
         method.aggregate.attention.queries.mul_(20)
     return method
+
+
+def scan(method: DBPS, bag: Bag) -> tuple[DualBuffer, torch.Tensor]:
+    (found,) = method.scan([bag])
+    return found
+
+
+def choose(method: DBPS, bag: Bag, where) -> tuple[np.ndarray, Candidates]:
+    (choice,) = method._choose([bag], where)
+    return choice.salient, choice.sub_salient
 
 
 def brute_force_ips(logits_JN: torch.Tensor, m: int, chunk: int) -> list[int]:
@@ -67,7 +80,7 @@ def brute_force_sub(logits_JN: torch.Tensor, m: int, s: int, chunk: int) -> list
 def test_scan_is_the_papers_by_brute_force(num: int, chunk: int) -> None:
     torch.manual_seed(num)
     method = make(torch.randn(num, 8), scan_chunk=chunk)
-    buffer, logits = method._scan(numbered_bag(np.arange(num)))
+    buffer, logits = scan(method, numbered_bag(np.arange(num)))
     assert sorted(buffer.salient.index.tolist()) == brute_force_ips(logits, 4, chunk)
     assert sorted(buffer.sub_salient.index.tolist()) == brute_force_sub(
         logits, min(4, num), 6, chunk
@@ -81,10 +94,10 @@ def test_without_sub_salient_it_is_ips() -> None:
     table = torch.randn(60, 8)
     dual, single = make(table), make(table, num_sub_salient=0)
     bag = numbered_bag(np.arange(60))
-    assert sorted(dual._scan(bag)[0].salient.index.tolist()) == sorted(
-        single._scan(bag)[0].salient.index.tolist()
+    assert sorted(scan(dual, bag)[0].salient.index.tolist()) == sorted(
+        scan(single, bag)[0].salient.index.tolist()
     )
-    kept = single._scan(bag)[0].salient.index
+    kept = scan(single, bag)[0].salient.index
     block = single.aggregate
     query = block.attention.queries
     x = block.norm(block.attention(query, table[kept][None], None) + query)
@@ -110,7 +123,7 @@ def test_only_salient_patches_get_a_gradient() -> None:
     torch.manual_seed(3)
     method = make(torch.randn(40, 8))
     bag = numbered_bag(np.arange(40), label=1)
-    buffer, _ = method._scan(bag)
+    buffer, _ = scan(method, bag)
     update = Recorder(method)
     method.train_bags([bag], update, context())
     touched = set(torch.nonzero(update.steps[0]["encoder.table"].abs().sum(1)).flatten().tolist())
@@ -125,8 +138,8 @@ def test_global_selection_ignores_chunk_and_order() -> None:
     kept = set()
     for chunk in (1, 7, 90):
         method = make(table, score="global", scan_chunk=chunk)
-        buffer, logits = method._scan(numbered_bag(np.arange(90)))
-        shuffled, _ = method._scan(numbered_bag(order))
+        buffer, logits = scan(method, numbered_bag(np.arange(90)))
+        shuffled, _ = scan(method, numbered_bag(order))
         kept.add(tuple(sorted(buffer.salient.index.tolist())))
         assert {int(order[i]) for i in shuffled.salient.index} == set(buffer.salient.index.tolist())
         assert {int(order[i]) for i in shuffled.sub_salient.index} == set(
@@ -142,15 +155,15 @@ def test_paper_score_equals_global_with_one_head() -> None:
     torch.manual_seed(5)
     table = torch.randn(70, 8)
     bag = numbered_bag(np.arange(70))
-    paper, _ = make(table, heads=1, score="paper")._scan(bag)
-    whole, _ = make(table, heads=1, score="global")._scan(bag)
+    paper, _ = scan(make(table, heads=1, score="paper"), bag)
+    whole, _ = scan(make(table, heads=1, score="global"), bag)
     assert set(paper.salient.index.tolist()) == set(whole.salient.index.tolist())
     assert set(paper.sub_salient.index.tolist()) == set(whole.sub_salient.index.tolist())
 
 
 def test_ties_go_to_the_lower_index() -> None:
     method = make(torch.randn(1, 8).repeat(50, 1))
-    buffer, logits = method._scan(numbered_bag(np.arange(50)))
+    buffer, logits = scan(method, numbered_bag(np.arange(50)))
     assert buffer.salient.index.tolist() == [0, 1, 2, 3]
     assert buffer.sub_salient.index.tolist() == [4, 5, 6, 7, 8, 9]
     assert (logits == logits[:, :1]).all()
@@ -161,7 +174,7 @@ def test_identical_patches_get_identical_logits_wherever_they_stand() -> None:
     bag = random_bag(rng, 21)
     bag.source._patches[[0, 8, 13, 20]] = bag.source._patches[3]
     encoder = pixel_encoder(4, 8, chunk=8).float()
-    logits = make(encoder)._scan(bag)[1]
+    _, logits = scan(make(encoder), bag)
     assert (logits[:, [0, 8, 13, 20]] == logits[:, [3]]).all()
 
 
@@ -184,21 +197,153 @@ def test_exploration_draws_as_many_as_asked_and_ends() -> None:
     torch.manual_seed(7)
     bag = numbered_bag(np.arange(100))
     method = make(torch.randn(100, 8), explore="random", explore_epochs=0.4, explore_patches=30)
-    salient, sub = method._choose(bag, context(0.39))
+    salient, sub = choose(method, bag, context(0.39))
     assert len(set(salient.tolist())) == 30
     assert len(sub) == 6
     assert not set(sub.index.tolist()) & set(salient.tolist())
-    hard, _ = method._choose(bag, context(0.4))
-    assert set(hard.tolist()) == set(method._scan(bag)[0].salient.index.tolist())
+    hard, _ = choose(method, bag, context(0.4))
+    assert set(hard.tolist()) == set(scan(method, bag)[0].salient.index.tolist())
     half = make(torch.randn(100, 8), explore="half_sampled", num_salient=10)
-    drawn = [half._choose(bag, context(0.0, lambda _, i=i: np.random.default_rng(i)))[0].tolist()
+    drawn = [choose(half, bag, context(0.0, lambda _, i=i: np.random.default_rng(i)))[0].tolist()
              for i in range(6)]  # fmt: skip
     certain = set.intersection(*map(set, drawn))
-    top = half._embed_all(bag)
+    (top,) = half._scanner().logits([bag])
     best = set(top.index[score(top.logits).topk(5).indices].tolist())
     assert best <= certain
     assert len({tuple(sorted(d)) for d in drawn}) > 1
     assert all(len(set(d)) == 10 for d in drawn)
+
+
+def test_half_sampled_draws_half_inside_the_best_and_half_outside() -> None:
+    torch.manual_seed(7)
+    bag = numbered_bag(np.arange(60))
+    method = make(torch.randn(60, 8), selection="half_sampled", num_salient=10)
+    (order,) = method._scanner().logits([bag])
+    best = set(order.index[score(order.logits).topk(10).indices].tolist())
+    draws = [
+        choose(method, bag, context(1.0, lambda _, i=i: np.random.default_rng(i))) for i in range(8)
+    ]
+    for salient, sub in draws:
+        assert len(best & set(salient.tolist())) == 5
+        assert len(set(salient.tolist())) == 10
+        assert len(sub) == 6
+        assert not set(sub.index.tolist()) & set(salient.tolist())
+        assert torch.equal(sub.embedding, method.encoder.table[sub.index])
+    assert len({tuple(sorted(salient.tolist())) for salient, _ in draws}) > 4
+    hard, _ = scan(method, bag)
+    assert len(best & set(hard.salient.index.tolist())) >= 5  # prediction does not draw
+    for num in (4, 10, 12):  # fewer others than half of M
+        few = half_sampled(order.take(slice(num)), 10, 6, np.random.default_rng(0))
+        assert len(set(few.salient.index.tolist())) == min(10, num)
+        assert len(few.sub_salient) == max(0, num - 10)
+
+
+def test_concat_is_one_attention_over_both_buffers() -> None:
+    torch.manual_seed(9)
+    table = torch.randn(50, 8)
+    method = make(table, aggregation="concat")
+    bag = numbered_bag(np.arange(50))
+    buffer, _ = scan(method, bag)
+    both = torch.cat([table[buffer.salient.index], table[buffer.sub_salient.index]])
+    z = method.aggregate(both[None], None, both[None, :0], None)
+    expected = method.classifier(z[:, 0]).softmax(1)[0].detach().numpy()
+    assert np.allclose(method.predict_bag(bag).probs, expected, atol=1e-6)
+    everything = make(table, aggregation="concat", num_sub_salient=None, score="global")
+    roles = np.bincount(everything.predict_bag(bag).role, minlength=4)
+    assert roles.tolist() == [0, 0, 46, 4]
+
+
+def test_the_scan_may_see_less_than_the_gradient_does() -> None:
+    """At half scale the scan cannot tell these patches apart, in full only their detail differs."""
+    rng = np.random.default_rng(0)
+    detail = rng.integers(0, 2, (30, 4, 4, 1), dtype=np.uint8) * 200
+    detail[:, ::2, ::2] = 100
+    detail[:, 1::2] = 200 - detail[:, ::2]
+    patches = np.repeat(detail, 3, 3)
+    encoder = Encoder(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(),
+                                    nn.AdaptiveAvgPool2d(1), nn.Flatten()), dim=8)  # fmt: skip
+    bag = Bag.of(MemoryPatches(patches), 0)
+    full, half = make(encoder), make(encoder, scan_scale=0.5)
+    with torch.no_grad():
+        reduced = torch.from_numpy(patches.reshape(30, 2, 2, 2, 2, 3).mean((2, 4)))
+        expected = half.aggregate.logits(encoder.eval()(reduced))
+    assert torch.allclose(scan(half, bag)[1], expected, atol=1e-4)
+    assert not torch.allclose(scan(full, bag)[1], expected, atol=1e-3)
+    prediction = half.predict_bag(bag)
+    salient = np.flatnonzero(prediction.role == Role.SALIENT)
+    buffer, _ = scan(half, bag)
+    salient = buffer.salient.index.numpy()
+    z = half.aggregate(
+        encoder(bag.read(salient))[None], None, buffer.sub_salient.embedding[None], None
+    )
+    expected = half.classifier(z[:, 0]).softmax(1)[0].detach().numpy()
+    assert np.allclose(prediction.probs, expected, atol=1e-5)
+
+
+def test_an_encoder_of_one_size_refuses_a_smaller_scan() -> None:
+    encoder = Encoder(
+        timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0), dim=192
+    )
+    with pytest.raises(ConfigError, match=r"method\.scan_scale 0\.5: .*one size"):
+        make(encoder, scan_scale=0.5)
+
+
+class Notes(dict):
+    """A memory of one epoch: what was kept is recalled at once."""
+
+    recall = dict.get
+    keep = dict.__setitem__
+
+
+def test_a_refreshed_scan_scores_the_best_the_new_and_a_part_anew() -> None:
+    torch.manual_seed(10)
+    method = make(torch.randn(100, 8), score="global", scan_refresh=0.2)
+    bag, notes = numbered_bag(np.arange(100)), Notes()
+    where = StepContext(1.0, lambda _: np.random.default_rng(0), notes)
+    first = choose(method, bag.subset(np.arange(0, 90)), where)
+    before = notes["slide"].copy()
+    assert np.isnan(before[:, 90:]).all()
+    assert not np.isnan(before[:, :90]).any()
+    exact, _ = scan(method, bag.subset(np.arange(0, 90)))
+    assert first[0].tolist() == exact.salient.index.tolist()
+    with torch.no_grad():
+        method.encoder.table.mul_(1.01)
+    seen: list[int] = []
+    whole = method.encoder.forward
+    method.encoder.forward = lambda patches: seen.append(len(patches)) or whole(patches)
+    choose(method, bag, where)
+    changed = ~(notes["slide"] == before).all(0)
+    assert changed[90:].all()
+    # the best 2 (M + S) = 20, the 10 never seen, and a fifth of the other 70
+    assert changed.sum() == 20 + 10 + 14
+    best = score(torch.from_numpy(before[:, :90])).topk(20).indices.numpy()
+    assert changed[best].all()
+
+
+def test_all_refreshed_is_the_full_scan() -> None:
+    torch.manual_seed(11)
+    table = torch.randn(80, 8)
+    bag = numbered_bag(np.arange(80))
+    method = make(table, score="global", selection="hard")
+    salient, sub = choose(method, bag, context())
+    buffer, _ = scan(method, bag)
+    assert salient.tolist() == buffer.salient.index.tolist()
+    assert torch.equal(sub.index, buffer.sub_salient.index)
+    assert torch.equal(sub.embedding, buffer.sub_salient.embedding)
+
+
+def test_ips_is_dbps_without_room_for_sub_salient() -> None:
+    torch.manual_seed(12)
+    table = torch.randn(50, 8)
+    shared = {"num_salient": 4, "scan_chunk": 5, "heads": 2, "explore": "none"}
+    dual = make(table, num_sub_salient=0, dropout=0.1)
+    torch.manual_seed(1)
+    single = IPS(IPSConfig(**shared), TableEncoder(table), [1.0, 1.0, 1.0])
+    with torch.no_grad():
+        single.aggregate.attention.queries.mul_(20)
+    bag = numbered_bag(np.arange(50))
+    assert np.array_equal(single.predict_bag(bag).probs, dual.predict_bag(bag).probs)
+    assert single.min_patches == 4
 
 
 def test_class_weights_weigh() -> None:
@@ -219,7 +364,7 @@ def test_class_weights_weigh() -> None:
 
 def test_positions_tell_equal_patches_apart() -> None:
     method = make(torch.randn(1, 8).repeat(30, 1), positions=True)
-    _, logits = method._scan(numbered_bag(np.arange(30)))
+    _, logits = scan(method, numbered_bag(np.arange(30)))
     assert len({tuple(column.tolist()) for column in logits.T}) == 30
 
 
@@ -228,73 +373,9 @@ def test_heads_must_divide_the_width() -> None:
         make(torch.randn(4, 8), heads=3)
 
 
-def golden_method(file, positions: bool) -> tuple[DBPS, dict, DualAttention]:
-    """The released weights in our modules."""
-    conf = ast.literal_eval(str(file["conf"]))
-    encoder = TableEncoder(torch.from_numpy(file["emb"]).flatten(0, 1))
-    config = DBPSConfig(
-        num_salient=conf["M"],
-        num_sub_salient=conf["S"],
-        scan_chunk=conf["I"],
-        heads=conf["H"],
-        dropout=0.0,
-        mlp_ratio=conf["D_inner"] / conf["D"],
-        positions=positions,
-        explore="none",
-    )
-    method = DBPS(config, encoder, [1.0] * conf["n_class"])
-    block = DualAttention(
-        conf["D"], heads=conf["H"], hidden=conf["D_inner"], num_queries=conf["n_token"], dropout=0
-    )
-    names = {
-        "attention.queries": "crs_attn.q",
-        "attention.w_q.weight": "crs_attn.q_w.weight",
-        "attention.w_k.weight": "crs_attn.k_w.weight",
-        "attention.w_v.weight": "crs_attn.v_w.weight",
-        "attention.w_o.weight": "crs_attn.fc.weight",
-        "norm.weight": "crs_attn.layer_norm.weight",
-        "norm.bias": "crs_attn.layer_norm.bias",
-        "w_1.weight": "mlp.w_1.weight",
-        "w_1.bias": "mlp.w_1.bias",
-        "w_2.weight": "mlp.w_2.weight",
-        "w_2.bias": "mlp.w_2.bias",
-        "mlp_norm.weight": "mlp.layer_norm.weight",
-        "mlp_norm.bias": "mlp.layer_norm.bias",
-    }
-    state = {
-        ours: torch.from_numpy(file[f"state.transf.{theirs}"]) for ours, theirs in names.items()
-    }
-    block.load_state_dict(state)
-    method.aggregate = block
-    return method, conf, block
-
-
 @pytest.mark.data
-@pytest.mark.parametrize("name", GOLDEN_DBPS + GOLDEN_IPS)
+@pytest.mark.parametrize("name", GOLDEN)
 def test_the_papers_own_code_is_reproduced(shared_golden, name: str) -> None:
-    file = np.load(shared_golden / f"{name}.npz")
-    ips = name in GOLDEN_IPS
-    conf = ast.literal_eval(str(file["conf"]))
-    method, conf, block = golden_method(file, conf["use_pos"])
-    if ips:
-        method.config = method.config.model_copy(update={"num_sub_salient": 0})
-    num_slides, num = file["emb"].shape[:2]
-    for slide in range(num_slides):
-        bag = numbered_bag(np.arange(num) + slide * num, cells=np.stack(
-            [np.zeros(num, np.int32), np.arange(num, dtype=np.int32)], 1))  # fmt: skip
-        with torch.no_grad():
-            buffer, _ = method._scan(bag)
-            assert set(buffer.salient.index.tolist()) == set(file["idx"][slide].tolist())
-            place = method._place
-            salient = place(bag, buffer.salient.index.numpy(), buffer.salient.embedding)
-            sub = place(bag, buffer.sub_salient.index.numpy(), buffer.sub_salient.embedding)
-            z_TD = block(salient[None], None, sub[None], None)[0]
-        if not ips:
-            assert set(buffer.sub_salient.index.tolist()) == set(file["sub_idx"][slide].tolist())
-        for t, key in enumerate(sorted(k for k in file.files if k.startswith("probs."))):
-            head = nn.Linear(conf["D"], conf["n_class"])
-            prefix = f"state.output_layers.{key.removeprefix('probs.')}.0"
-            head.weight.data = torch.from_numpy(file[f"{prefix}.weight"])
-            head.bias.data = torch.from_numpy(file[f"{prefix}.bias"])
-            probs = head(z_TD[t]).softmax(0).detach().numpy()
-            assert np.abs(probs - file[key][slide]).max() < 1e-6
+    found = check_golden(shared_golden / f"{name}.npz")
+    assert {"idx"} <= {finding.quantity for finding in found}
+    assert all(finding.agrees for finding in found), found

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from wsi_hr.config import EncoderConfig
 from wsi_hr.errors import ConfigError
+from wsi_hr.method_config import EncoderConfig
 from wsi_hr.models.encoder import Encoder, build_encoder, frozen
 
 

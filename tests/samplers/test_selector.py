@@ -6,39 +6,134 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from glances import glance, patchy
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_hr.config import Config
 from wsi_hr.runtime import rng_for
-from wsi_hr.samplers import SAMPLERS
-from wsi_hr.testing.memory_patches import MemoryPatches
+from wsi_hr.sampler_config import (
+    SAMPLER_CONFIGS,
+    AttentionConfig,
+    CheckerboardConfig,
+    LearnedConfig,
+    LeastSimilarConfig,
+    RandomDropConfig,
+    SamplerConfig,
+    WindowsConfig,
+)
+from wsi_hr.samplers import SAMPLERS, build_sampler
 
-SETTINGS = {"random_drop": {"drop": 0.4}}
+CONFIGS = {
+    "random_drop": [RandomDropConfig(drop=0.4)],
+    "windows": [WindowsConfig()],
+    "one window": [WindowsConfig(num_windows=1, keep=0.3)],
+    "five windows": [WindowsConfig(num_windows=5, keep=0.7)],
+    "checkerboard": [CheckerboardConfig()],
+    "least_similar": [LeastSimilarConfig()],
+    "lowest": [LeastSimilarConfig(temperature=0)],
+    "attention": [AttentionConfig()],
+    "attention entropy": [AttentionConfig(aggregate="entropy", source="thumbnail")],
+    "learned": [LearnedConfig()],
+    "windows, then some": [WindowsConfig(keep=0.6), RandomDropConfig(drop=0.4)],
+    "all of them": [model() for model in SAMPLER_CONFIGS.values()],
+}
+ATTENTIONS = ("all", "some", "none")
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
-@given(num=st.integers(0, 200), at_least=st.integers(0, 250), seed=st.integers(0, 2**32))
-def test_sorted_unique_enough_and_repeatable(name: str, num: int, at_least: int, seed: int) -> None:
-    sampler = SAMPLERS[name](**SETTINGS[name])
-    grid = MemoryPatches(np.zeros((num, 8, 8, 3), dtype=np.uint8)).grid
-    kept = sampler.select(grid, at_least, rng_for(seed, 0, "slide"))
+def seen_by(kind: str, num: int) -> dict[str, np.ndarray | None]:
+    """Attention of an epoch before that looked at all patches, at some, or was not there."""
+    if kind == "none":
+        return {"attention": None, "scores": None}
+    logits = np.random.default_rng(num).normal(size=(4, num)).astype(np.float32)
+    if kind == "some":
+        logits[:, ::3] = np.nan
+    return {"attention": logits}
+
+
+def test_every_sampler_is_covered() -> None:
+    assert {type(config) for configs in CONFIGS.values() for config in configs} == set(SAMPLERS)
+    assert set(SAMPLER_CONFIGS.values()) == set(SAMPLERS)
+    assert {model for model in get_args(get_args(SamplerConfig)[0])} == set(SAMPLERS)
+    for name, model in SAMPLER_CONFIGS.items():
+        assert model.model_fields["name"].default == name
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@settings(max_examples=60, deadline=None)
+@given(
+    num=st.integers(0, 200),
+    at_least=st.integers(0, 250),
+    seed=st.integers(0, 2**32),
+    attention=st.sampled_from(ATTENTIONS),
+)
+def test_sorted_unique_enough_and_repeatable(
+    name: str, num: int, at_least: int, seed: int, attention: str
+) -> None:
+    sampler, facts = build_sampler(CONFIGS[name]), seen_by(attention, num)
+    kept = sampler.select(glance(patchy(num), **facts), at_least, rng_for(seed, 0, "slide"))
     assert kept.dtype == np.int64
+    assert kept.ndim == 1
     assert (np.diff(kept) > 0).all()
     assert len(kept) >= min(num, at_least)
     assert not len(kept) or (kept[0] >= 0 and kept[-1] < num)
-    assert np.array_equal(kept, sampler.select(grid, at_least, rng_for(seed, 0, "slide")))
+    again = sampler.select(glance(patchy(num), **facts), at_least, rng_for(seed, 0, "slide"))
+    assert np.array_equal(kept, again)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
-def test_another_epoch_sees_other_patches(name: str) -> None:
-    sampler = SAMPLERS[name](**SETTINGS[name])
-    grid = MemoryPatches(np.zeros((200, 8, 8, 3), dtype=np.uint8)).grid
-    kept = [sampler.select(grid, 1, rng_for(0, epoch, "slide")).tolist() for epoch in range(2)]
+@pytest.mark.parametrize("name", set(CONFIGS) - {"lowest"})
+def test_another_epoch_sees_other_patches_and_fewer_than_there_are(name: str) -> None:
+    kept = [
+        build_sampler(CONFIGS[name])
+        .select(glance(patchy(200), epoch=epoch), 1, rng_for(0, epoch, "slide"))
+        .tolist()
+        for epoch in range(2)
+    ]
     assert kept[0] != kept[1]
+    assert 0 < len(kept[0]) < 200
 
 
-def test_every_sampler_of_the_config_exists() -> None:
-    config = Config.model_fields["sampler"].annotation
-    models = get_args(config) or (config,)
-    assert {model.model_fields["name"].default for model in models} == set(SAMPLERS)  # pyright: ignore
+@pytest.mark.parametrize(
+    ("config", "asked"),
+    [
+        (RandomDropConfig(), []),
+        (WindowsConfig(), []),
+        (CheckerboardConfig(), []),
+        (LeastSimilarConfig(), ["features"]),
+        (AttentionConfig(), ["attention"]),
+        (AttentionConfig(source="thumbnail"), ["thumbnail_attention"]),
+        (LearnedConfig(), ["scores"]),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_only_what_is_asked_for_is_computed(config, asked: list[str]) -> None:
+    seen = glance(patchy(50))
+    build_sampler([config]).select(seen, 1, rng_for(0))
+    assert seen.sight.asked == asked  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_chain_gives_each_what_the_one_before_kept() -> None:
+    """Windows, then the lowest of what is in them: both conditions hold, by brute force."""
+    windows, lowest = WindowsConfig(keep=0.6), LeastSimilarConfig(temperature=0, keep=0.5)
+    grid = patchy(150)
+    grid.artifact[:] = 0
+    whole = glance(grid)
+    inside = build_sampler([windows]).select(whole, 1, rng_for(4))
+    kept = build_sampler([windows, lowest]).select(whole, 1, rng_for(4))
+    features = whole.features[inside].astype(np.float64)
+    gram = features @ features.T
+    likeness = (gram.sum(1) - np.diag(gram)) / (len(inside) - 1)
+    expected = inside[np.argsort(likeness, kind="stable")[: len(inside) // 2]]
+    assert np.array_equal(kept, np.sort(expected))
+
+
+def test_a_part_of_a_glance_sees_its_part() -> None:
+    whole = glance(patchy(40))
+    part = whole.take(np.array([30, 2, 7])).take(np.array([2, 0]))
+    at = [7, 30]
+    assert np.array_equal(part.grid.cells, whole.grid.cells[at])
+    assert np.array_equal(part.features, whole.features[at])
+    assert np.array_equal(part.attention, whole.attention[:, at])
+    assert np.array_equal(part.thumbnail_attention, whole.thumbnail_attention[:, at])
+    assert np.array_equal(part.scores, whole.scores[at])
+    nothing = glance(patchy(40), attention=None).take(np.array([1]))
+    assert nothing.attention is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,23 @@ from wsi_hr.errors import CheckpointError, TrainingError
 from wsi_hr.methods import build_method
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.testing.memory_patches import MemoryPatches
-from wsi_hr.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from wsi_hr.training.loop import BEST, LAST, METRICS, TrainingSet, best_epoch, fit
+from wsi_hr.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    restore_model,
+    save_checkpoint,
+)
+from wsi_hr.training.loop import BEST, LAST, METRICS, TrainingSet, best_epoch, evaluate, fit
 from wsi_hr.training.update import AdamWUpdate, learning_rate
 
 
 class MemoryBags:
-    """Bags by slide id: class 1 has a few bright patches among the dull ones."""
+    """Bags by slide id: class 1 has a few bright patches among the dull ones.
 
-    def __init__(self, num_slides: int) -> None:
+    With ``annotated`` the classes of patches are known, but for every fourth slide.
+    """
+
+    def __init__(self, num_slides: int, *, annotated: bool = False) -> None:
         self.bags = {}
         for number in range(num_slides):
             rng = np.random.default_rng(number)
@@ -32,35 +42,47 @@ class MemoryBags:
             if number % 2:
                 patches[rng.integers(0, 20, 4)] = 230
             slide_id = f"s{number:02}"
-            self.bags[slide_id] = Bag.of(MemoryPatches(patches, slide_id=slide_id), number % 2)
+            bright = (patches.mean((1, 2, 3)) > 200).astype(np.int64)
+            of_patches = partial(np.copy, bright if number % 4 else np.full(len(bright), -1))
+            self.bags[slide_id] = Bag.of(
+                MemoryPatches(patches, slide_id=slide_id),
+                number % 2,
+                of_patches if annotated else None,
+            )
 
     def open(self, slide_id: str) -> Bag:
         return self.bags[slide_id]
 
 
-def data(num_slides: int = 12) -> TrainingSet:
-    bags = MemoryBags(num_slides)
+def data(num_slides: int = 12, *, annotated: bool = False) -> TrainingSet:
+    bags = MemoryBags(num_slides, annotated=annotated)
     ids = tuple(bags.bags)
     cut = num_slides * 2 // 3
     return TrainingSet(bags, ids[:cut], ids[cut:], {s: b.label for s, b in bags.bags.items()})
 
 
-def config(method: str = "dbps", **train) -> Config:
+def config(method: str = "dbps", more: Sequence[str] = (), **train) -> Config:
     settings = {"epochs": 4, "batch_size": 3, "lr": 0.01} | train
     small = {
         "dbps": ["method.num_salient=4", "method.num_sub_salient=4", "method.heads=2"],
         "patchgd": ["method.head=attention"],
+        "gd": ["method.memory=checkpoint"],
+        "abmil": ["method.width=16", "train.ema=0.9"],
+        "abmilx": ["method.width=16", "method.sample=16", "train.ema=0.9"],
+        "dense": ["method.head=window", "method.heads=1", "dense.classes=[bright]"],
     }
-    return resolve_config(
-        {"method": {"name": method}, "train": settings}, {"seed": 5}, small[method]
-    )
+    text = [*small[method], *more]
+    method = "patchgd" if method == "dense" else method
+    return resolve_config({"method": {"name": method}, "train": settings}, {"seed": 5}, text)
 
 
 def method_for(cfg: Config) -> nn.Module:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
                         nn.Flatten())  # fmt: skip
-    return build_method(cfg.method, Encoder(net, dim=8, chunk=8), [1.0, 1.0])
+    frozen = getattr(cfg.method, "exact", False)
+    encoder = Encoder(net, dim=8, chunk=8, freeze_bn=frozen)
+    return build_method(cfg.method, encoder, [1.0, 1.0], cfg.dense)
 
 
 # Twice what either needs on one machine: on another, rounding sends the same seed another way.
@@ -76,18 +98,69 @@ def test_it_learns_what_can_be_learned(tmp_path, name: str, epochs: int) -> None
     assert best["epoch"] == best_epoch(history)
 
 
+def test_the_averaged_weights_are_judged_and_saved_as_best(tmp_path) -> None:
+    cfg = config(epochs=3, ema=0.99)
+    method = method_for(cfg)
+    history = fit(method, data(), cfg, tmp_path, {})
+    last, best = load_checkpoint(tmp_path / LAST), load_checkpoint(tmp_path / BEST)
+    names = {name.removeprefix("model.") for name in best.tensors}
+    assert {name.removeprefix("average.") for name in last.tensors} >= names
+    assert not any(name.startswith("average") for name in best.tensors)
+    if best.meta["epoch"] == 2:
+        for name in names:
+            assert torch.equal(best.tensors[f"model.{name}"], last.tensors[f"average.{name}"])
+    judged = method_for(cfg)
+    restore_model(judged, best, tmp_path)
+    expected = evaluate(judged, data(), data().val)
+    row = history[best_epoch(history)]
+    assert {name: row[f"val_{name}"] for name in expected} == expected
+    moved = [
+        n for n in names if not torch.equal(last.tensors[f"model.{n}"], best.tensors[f"model.{n}"])
+    ]
+    assert moved, "the weights that learn are others"
+    assert torch.equal(
+        method.state_dict()["classifier.weight"], last.tensors["model.classifier.weight"]
+    )
+
+
+def test_it_learns_the_classes_of_patches(tmp_path) -> None:
+    cfg = config("dense", epochs=8, batch_size=2)
+    history = fit(method_for(cfg), data(annotated=True), cfg, tmp_path, {})
+    assert history[-1]["val_patch_auc"] > 0.99
+    totals = [row["val_loss"] + row["val_patch_loss"] for row in history]
+    assert best_epoch(history) == int(np.argmin(totals)), "both losses choose"
+    (tmp_path / "unknown").mkdir()
+    unknown = fit(method_for(config("dense", epochs=1)), data(), config("dense", epochs=1),
+                  tmp_path / "unknown", {})  # fmt: skip
+    assert not any("patch" in name for name in unknown[0])
+
+
 class _Killed(BaseException):
     """Stands for SIGKILL: nothing may catch it."""
 
 
-@pytest.mark.parametrize("name", ["dbps", "patchgd"])
+VARIANTS = {
+    "dbps": [],
+    "dbps with a refreshed scan": [
+        "method.score=global", "method.scan_refresh=0.3", "method.explore=none",
+    ],
+    "patchgd": [],
+    "dense": [],
+    "gd": [],
+    "abmil": [],
+    "abmilx": [],
+    "patchgd exact": ["method.exact=true", "method.block=2"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("steps", [1, 7])
 def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, name: str, steps: int) -> None:
-    cfg = config(name)
+    cfg = config(name.split()[0], more=VARIANTS[name])
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     whole.mkdir()
     torn.mkdir()
-    expected = fit(method_for(cfg), data(), cfg, whole, {})
+    expected = fit(method_for(cfg), data(annotated=name == "dense"), cfg, whole, {})
     left = steps
 
     def die(_: int) -> None:
@@ -97,10 +170,11 @@ def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, name: str, steps:
             raise _Killed
 
     with pytest.raises(_Killed):
-        fit(method_for(cfg), data(), cfg, torn, {}, on_slides=die)
-    assert fit(method_for(cfg), data(), cfg, torn, {}) == expected
+        fit(method_for(cfg), data(annotated=name == "dense"), cfg, torn, {}, on_slides=die)
+    assert fit(method_for(cfg), data(annotated=name == "dense"), cfg, torn, {}) == expected
     for name_ in (BEST, LAST, METRICS):
         assert (whole / name_).read_bytes() == (torn / name_).read_bytes()
+    assert sorted(path.name for path in torn.iterdir()) == sorted((BEST, LAST, METRICS))
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

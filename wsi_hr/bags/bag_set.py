@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 from wsi_hr.bags.bag import Bag
+from wsi_hr.bags.patch_labels import PatchLabels
 from wsi_hr.errors import StoreError
 from wsi_hr.remote import Place
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
@@ -20,6 +23,8 @@ class BagSet:
         labels: class index of each slide; slides without one can be opened for prediction.
         mpp: which scale of a store to take, where it has several; None, or where it does not have
             this one: its first.
+        low_mpp: a second, coarser scale, which bags have as their ``low``; None: no second one.
+        patch_labels: gives the classes of patches; None: none is known.
         max_open: stores kept open; their coordinates stay in memory, their pixels never do.
     """
 
@@ -29,31 +34,37 @@ class BagSet:
         labels: Mapping[str, int] | None = None,
         *,
         mpp: float | None = None,
+        low_mpp: float | None = None,
+        patch_labels: PatchLabels | None = None,
         max_open: int = 256,
     ) -> None:
         self.folder = folder
         self._labels = dict(labels or {})
         self._mpp = mpp
+        self._low_mpp = low_mpp
+        self._patch_labels = patch_labels
         self._max_open = max_open
-        self._open: OrderedDict[str, PatchStore] = OrderedDict()
+        self._open: OrderedDict[tuple[str, float | None], PatchStore] = OrderedDict()
 
     def open(self, slide_id: str) -> Bag:
         """All readable patches of a slide, at least one.
 
         Raises:
             StoreError: the slide's store is missing, incomplete, damaged or another slide's, has
-                no readable patch, or is virtual and its slide is gone or changed.
+                no readable patch, lacks the second scale, or is virtual and its slide is gone or
+                changed.
         """
-        store = self.store(slide_id)
+        store, known = self.store(slide_id), self._patch_labels
         if store.virtual:
             require_slide(store)
-        bag = Bag.of(store, self._labels.get(slide_id))
+        of_patches = None if known is None else partial(known.of, store.info, store.grid)
+        bag = Bag.of(store, self._labels.get(slide_id), of_patches)
         if len(bag) == 0:
             raise StoreError(
                 f"{self.path(slide_id)}: none of its patches could be read from the slide; "
                 "leave the slide out, or mend it and run wsi-hr tile again"
             )
-        return bag
+        return bag if self._low_mpp is None else replace(bag, low=self._low(slide_id))
 
     def store(self, slide_id: str) -> PatchStore:
         """The slide's store itself, for what a bag does not show.
@@ -61,19 +72,35 @@ class BagSet:
         Raises:
             StoreError: it is missing, incomplete, damaged or another slide's.
         """
-        store = self._open.pop(slide_id, None) or self._opened(slide_id)
-        self._open[slide_id] = store
-        if len(self._open) > self._max_open:
-            self._open.popitem(last=False)
-        return store
+        return self._at(slide_id, self._mpp)
 
     def path(self, slide_id: str) -> Place:
         """Where the slide's store is, or would be."""
         return self.folder / f"{slide_id}{STORE_SUFFIX}"
 
-    def _opened(self, slide_id: str) -> PatchStore:
+    def _low(self, slide_id: str) -> Bag | None:
+        """The slide's patches of the second scale; None where tissue is too scarce for any."""
+        mpp, high = self._low_mpp, self.store(slide_id).info
+        assert mpp is not None
+        if mpp not in high.asked.scales:
+            raise StoreError(
+                f"{self.path(slide_id)}: holds no patches at {mpp:g} um/px beside those at "
+                f"{high.tile.mpp:g}; tile with both, as in "
+                f"wsi-hr tile --mpp {high.tile.mpp:g},{mpp:g}"
+            )
+        store = self._at(slide_id, mpp)
+        return Bag.of(store) if store.info.tile.mpp == mpp else None
+
+    def _at(self, slide_id: str, mpp: float | None) -> PatchStore:
+        store = self._open.pop((slide_id, mpp), None) or self._opened(slide_id, mpp)
+        self._open[slide_id, mpp] = store
+        if len(self._open) > self._max_open:
+            self._open.popitem(last=False)
+        return store
+
+    def _opened(self, slide_id: str, mpp: float | None) -> PatchStore:
         path = self.path(slide_id)
-        store = open_store(path, self._mpp)
+        store = open_store(path, mpp)
         if store.slide_id != slide_id:
             # a copied or renamed store would count one slide twice, or under a wrong label
             raise StoreError(

@@ -1,40 +1,61 @@
 """Dual-buffer patch selection: gradient on the few patches that matter, a glance at the rest.
 
-Source: DBPS, CVPR 2025; IPS (Bergner et al., ICLR 2023) is the case of no sub-salient patches.
-Exploration against the cold start is ours (METHODS section 2).
+Source: DBPS, CVPR 2025; ``concat`` and ``half_sampled`` are of the same authors' later variant
+(METHODS section 2). Exploration against the cold start and the refreshed scan are ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
-from wsi_hr.config import DBPSConfig
+from wsi_hr.errors import ConfigError
 from wsi_hr.geometry import Int64Array
+from wsi_hr.method_config import DBPSConfig
 from wsi_hr.methods.dual_buffer import (
-    BufferScan,
     Candidates,
     DualBuffer,
-    ranked,
+    half_by_rank,
+    half_sampled,
     score,
     select_global,
-    split_buffers,
 )
-from wsi_hr.methods.method import Method, StepContext, Update, pad_ragged
+from wsi_hr.methods.method import Method, StepContext, Update
+from wsi_hr.methods.scan import Scan, refreshed
 from wsi_hr.models.attention import DualAttention, sinusoid
-from wsi_hr.models.encoder import Encoder, embed_stream, frozen
+from wsi_hr.models.encoder import Encoder, frozen
+from wsi_hr.models.z_block import pad_ragged
 from wsi_hr.slide_prediction import Role, SlidePrediction
 
 # Letters: B slides, N patches of a slide, M salient, S sub-salient, D embedding, C classes,
 # J = heads x queries.
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a step learns from of one slide.
+
+    Attributes:
+        salient: i64[m] positions of the patches that get a gradient.
+        sub_salient: the patches that are seen without.
+    """
+
+    salient: Int64Array
+    sub_salient: Candidates
+
+
 class DBPS(Method):
-    """Scan all patches without gradient, keep two buffers, learn from the salient one."""
+    """Scan all patches without gradient, keep two buffers, learn from the salient one.
+
+    Raises:
+        ConfigError: ``heads`` does not divide the encoder's width, or the encoder takes patches of
+            one size only and the scan is to see smaller ones.
+    """
 
     def __init__(
         self, config: DBPSConfig, encoder: Encoder, class_weights: Sequence[float]
@@ -48,28 +69,38 @@ class DBPS(Method):
             dropout=config.dropout,
         )
         self.classifier = nn.Linear(encoder.dim, self.num_classes)
+        if config.scan_scale < 1 and encoder.fixed_size:
+            raise ConfigError(
+                f"method.scan_scale {config.scan_scale:g}: this encoder takes patches of one size "
+                "only; leave it at 1, or choose a convolutional encoder"
+            )
 
     @property
     def min_patches(self) -> int:
         """M + S."""
-        return self.config.num_salient + self.config.num_sub_salient
+        return self.config.num_salient + (self.config.num_sub_salient or 0)
+
+    @property
+    def remembers(self) -> bool:
+        """Logits of the epoch before, where a scan does not score all patches anew."""
+        return self.config.scan_refresh < 1
 
     def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
         """One optimiser step on the salient patches of every slide of the batch."""
-        chosen = [self._choose(bag, context) for bag in bags]
-        counts = [len(salient) for salient, _ in chosen]
+        choices = self._choose(bags, context)
+        counts = [len(choice.salient) for choice in choices]
         patches = np.concatenate(
-            [bag.read(salient) for bag, (salient, _) in zip(bags, chosen, strict=True)]
+            [bag.read(choice.salient) for bag, choice in zip(bags, choices, strict=True)]
         )
         salient_BMD = self.encoder(patches).split(counts)
         logits_BC = self._classify(
             [
-                self._place(bag, salient, emb)
-                for bag, (salient, _), emb in zip(bags, chosen, salient_BMD, strict=True)
+                self._place(bag, choice.salient, emb)
+                for bag, choice, emb in zip(bags, choices, salient_BMD, strict=True)
             ],
             [
-                self._place(bag, sub.index.cpu().numpy(), sub.embedding)
-                for bag, (_, sub) in zip(bags, chosen, strict=True)
+                self._place(bag, _positions(choice.sub_salient), choice.sub_salient.embedding)
+                for bag, choice in zip(bags, choices, strict=True)
             ],
         )
         loss = self._loss(logits_BC, bags)
@@ -80,11 +111,13 @@ class DBPS(Method):
     def predict_bag(self, bag: Bag) -> SlidePrediction:
         """Hard top-M, no exploration; saliency is the attention over all N patches."""
         with frozen(self):
-            buffer, logits_JN = self._scan(bag)
-            salient = buffer.salient.index.cpu().numpy()
-            sub_salient = buffer.sub_salient.index.cpu().numpy()
+            ((buffer, logits_JN),) = self.scan([bag])
+            salient, sub_salient = _positions(buffer.salient), _positions(buffer.sub_salient)
+            embedding = buffer.salient.embedding
+            if not embedding.shape[1] or self._reduce > 1:
+                embedding = self.encoder.embed_padded(bag.read(salient))
             logits_BC = self._classify(
-                [self._place(bag, salient, buffer.salient.embedding)],
+                [self._place(bag, salient, embedding)],
                 [self._place(bag, sub_salient, buffer.sub_salient.embedding)],
             )
             probs = logits_BC[0].softmax(0).cpu().numpy()
@@ -93,92 +126,115 @@ class DBPS(Method):
         role[salient] = Role.SALIENT
         return SlidePrediction(bag.slide_id, probs, score(logits_JN).numpy(), role, bag.grid)
 
-    def _choose(self, bag: Bag, context: StepContext) -> tuple[Int64Array, Candidates]:
-        """Gradient patches i64[m] of one slide and its detached sub-salient patches."""
+    def scan(self, bags: Sequence[Bag]) -> list[tuple[DualBuffer, Tensor]]:
+        """Both buffers of every bag and the logits f32[J, N] of all its patches (on the CPU).
+
+        With global scores the salient patches come without embeddings (width 0).
+        """
+        config, scan = self.config, self._scanner()
+        if config.score == "paper":
+            return scan.buffers(bags, config.num_salient, self._num_sub(bags), config.scan_chunk)
+        everything = scan.logits(bags)
+        buffers = [
+            select_global(patches, config.num_salient, self._num_sub([bag]))
+            for bag, patches in zip(bags, everything, strict=True)
+        ]
+        return [
+            (buffer, patches.logits.cpu())
+            for buffer, patches in zip(self._embedded(bags, buffers), everything, strict=True)
+        ]
+
+    def _choose(self, bags: Sequence[Bag], context: StepContext) -> list[Choice]:
         config = self.config
+        rngs = [context.rng(bag.slide_id) for bag in bags]
         explore = config.explore if context.progress < config.explore_epochs else "none"
-        rng = context.rng(bag.slide_id)
         if explore == "random":
-            return self._choose_random(bag, rng)
-        if explore == "half_sampled":
-            buffer = self._sample_half(self._embed_all(bag), rng)
+            return self._choose_random(bags, rngs)
+        if config.score == "paper" and explore == "none" and config.selection == "hard":
+            buffers = []
+            for bag, (buffer, logits_JN) in zip(bags, self.scan(bags), strict=True):
+                context.keep(bag, logits_JN)
+                buffers.append(buffer)
         else:
-            buffer, _ = self._scan(bag)
-        return buffer.salient.index.cpu().numpy(), buffer.sub_salient
-
-    def _choose_random(self, bag: Bag, rng: np.random.Generator) -> tuple[Int64Array, Candidates]:
-        order = rng.permutation(len(bag))
-        salient = np.sort(order[: self.config.explore_patches])
-        others = np.sort(order[len(salient) : len(salient) + self.config.num_sub_salient])
-        return salient, self._embed_all(bag, others)
-
-    def _sample_half(self, everything: Candidates, rng: np.random.Generator) -> DualBuffer:
-        """Half of M by rank, half drawn without replacement by softmax score (Gumbel top-k)."""
-        order = ranked(everything)
-        certain = (self.config.num_salient + 1) // 2
-        tail = order.take(slice(certain, None))
-        gumbel = torch.from_numpy(rng.gumbel(size=len(tail))).to(tail.logits.device)
-        drawn = (score(tail.logits).double().log() + gumbel).argsort(descending=True)
-        order = order.take(slice(certain)) + tail.take(drawn)
-        return split_buffers(order, self.config.num_salient, self.config.num_sub_salient)
-
-    def _scan(self, bag: Bag) -> tuple[DualBuffer, Tensor]:
-        """Both buffers and the logits f32[J, N] of all patches (on the CPU)."""
-        config = self.config
-        if config.score == "global":
-            everything = self._embed_all(bag, keep_embeddings=False)
-            buffer = select_global(everything, config.num_salient, config.num_sub_salient)
-            return (
-                DualBuffer(
-                    self._with_embeddings(bag, buffer.salient),
-                    self._with_embeddings(bag, buffer.sub_salient),
-                ),
-                everything.logits.cpu(),
+            select = half_by_rank if explore == "half_sampled" else select_global
+            if explore == "none" and config.selection == "half_sampled":
+                select = half_sampled
+            buffers = self._embedded(
+                bags,
+                [
+                    select(patches, config.num_salient, self._num_sub([bag]), rng)
+                    for bag, patches, rng in zip(
+                        bags, self._scored(bags, rngs, context), rngs, strict=True
+                    )
+                ],
             )
-        scan = BufferScan(config.num_salient, config.num_sub_salient, config.scan_chunk)
-        logits_JN = torch.empty(self._num_rows, len(bag))
-        for patches in self._stream(bag):
-            scan.push(patches)
-            logits_JN[:, patches.index.cpu()] = patches.logits.cpu()
-        return scan.finish(), logits_JN
+        return [Choice(_positions(buffer.salient), buffer.sub_salient) for buffer in buffers]
 
-    def _stream(self, bag: Bag, positions: Int64Array | None = None) -> Iterator[Candidates]:
-        for at, embedding in embed_stream(self.encoder, bag, positions):
-            with frozen(self.aggregate):
-                logits = self.aggregate.attention.logits(self._place(bag, at, embedding))
-            index = torch.from_numpy(at).to(embedding.device)
-            yield Candidates(index, embedding, logits.flatten(0, 1))
+    def _choose_random(
+        self, bags: Sequence[Bag], rngs: Sequence[np.random.Generator]
+    ) -> list[Choice]:
+        salient, others = [], []
+        for bag, rng in zip(bags, rngs, strict=True):
+            order = rng.permutation(len(bag))
+            salient.append(np.sort(order[: self.config.explore_patches]))
+            rest = order[len(salient[-1]) :]
+            others.append(np.sort(rest[: self._num_sub([bag])]))
+        return [
+            Choice(positions, sub_salient)
+            for positions, sub_salient in zip(
+                salient, self._scanner().embed(bags, others), strict=True
+            )
+        ]
 
-    def _embed_all(
-        self, bag: Bag, positions: Int64Array | None = None, *, keep_embeddings: bool = True
-    ) -> Candidates:
-        """All patches (or those at ``positions``), scored; 4 J bytes each without embeddings."""
-        device, dim = self.encoder.device, self.encoder.dim if keep_embeddings else 0
-        num = len(bag) if positions is None else len(positions)
-        # one block for all: thousands of small tensors kept alive would fragment the heap
-        everything = Candidates(
-            torch.empty(num, dtype=torch.int64, device=device),
-            torch.empty(num, dim, device=device),
-            torch.empty(self._num_rows, num, device=device),
-        )
-        done = 0
-        for patches in self._stream(bag, positions):
-            part = slice(done, done + len(patches))
-            everything.index[part] = patches.index
-            everything.embedding[part] = patches.embedding[:, :dim]
-            everything.logits[:, part] = patches.logits
-            done = part.stop
-        return everything
+    def _scored(
+        self, bags: Sequence[Bag], rngs: Sequence[np.random.Generator], context: StepContext
+    ) -> list[Candidates]:
+        """All patches of every bag with their logits, in part those of the epoch before."""
+        everything, anew = [], []
+        for bag, rng in zip(bags, rngs, strict=True):
+            before = context.memory.recall(bag.slide_id) if self.remembers else None
+            if before is None:
+                before = np.full((self.aggregate.num_rows, len(bag.source.valid)), np.nan, "f4")
+            before_JN = torch.from_numpy(before[:, bag.indices])
+            everything.append(before_JN)
+            num_best = 2 * (self.config.num_salient + self._num_sub([bag]))
+            anew.append(refreshed(before_JN, self.config.scan_refresh, num_best, score, rng))
+        for before_JN, fresh in zip(everything, self._scanner().logits(bags, anew), strict=True):
+            before_JN[:, fresh.index.cpu()] = fresh.logits.cpu()
+        for bag, logits_JN in zip(bags, everything, strict=True):
+            context.keep(bag, logits_JN)
+        device = self.encoder.device
+        return [
+            Candidates(
+                torch.arange(logits_JN.shape[1], device=device),
+                torch.empty(logits_JN.shape[1], 0, device=device),
+                logits_JN.to(device),
+            )
+            for logits_JN in everything
+        ]
+
+    def _embedded(self, bags: Sequence[Bag], buffers: Sequence[DualBuffer]) -> list[DualBuffer]:
+        """The same buffers with embeddings of the sub-salient patches."""
+        wanted = [_positions(buffer.sub_salient) for buffer in buffers]
+        return [
+            DualBuffer(
+                buffer.salient,
+                Candidates(found.index, found.embedding, buffer.sub_salient.logits),
+            )
+            for buffer, found in zip(buffers, self._scanner().embed(bags, wanted), strict=True)
+        ]
+
+    def _scanner(self) -> Scan:
+        return Scan(self.encoder, self.aggregate, self._place, self._reduce)
 
     @property
-    def _num_rows(self) -> int:
-        """J, heads x queries."""
-        attention = self.aggregate.attention
-        return attention.heads * attention.queries.shape[1]
+    def _reduce(self) -> int:
+        return round(1 / self.config.scan_scale)
 
-    def _with_embeddings(self, bag: Bag, chosen: Candidates) -> Candidates:
-        embedding = self._embed_all(bag, chosen.index.cpu().numpy()).embedding
-        return Candidates(chosen.index, embedding, chosen.logits)
+    def _num_sub(self, bags: Sequence[Bag]) -> int:
+        """S; all the others of the largest bag where none is set."""
+        num = self.config.num_sub_salient
+        return max(len(bag) for bag in bags) if num is None else num
 
     def _place(self, bag: Bag, positions: Int64Array, emb_KD: Tensor) -> Tensor:
         """Add the position code of each patch's cell in the whole slide's grid, when on."""
@@ -189,7 +245,14 @@ class DBPS(Method):
         return emb_KD + sinusoid(raster.to(emb_KD.device), self.encoder.dim)
 
     def _classify(self, salient: Sequence[Tensor], sub_salient: Sequence[Tensor]) -> Tensor:
+        if self.config.aggregation == "concat":
+            salient = [torch.cat(pair) for pair in zip(salient, sub_salient, strict=True)]
+            sub_salient = [emb_SD[:0] for emb_SD in sub_salient]
         salient_BMD, mask_BM = pad_ragged(salient)
         sub_BSD, mask_BS = pad_ragged(sub_salient)
         z_BTD = self.aggregate(salient_BMD, mask_BM, sub_BSD, mask_BS)
         return self.classifier(z_BTD[:, 0])
+
+
+def _positions(patches: Candidates) -> Int64Array:
+    return patches.index.cpu().numpy()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,16 +64,54 @@ def ranked(candidates: Candidates) -> Candidates:
     return by_index.take(score(by_index.logits).argsort(descending=True, stable=True))
 
 
-def select_global(everything: Candidates, num_salient: int, num_sub_salient: int) -> DualBuffer:
+def select_global(
+    everything: Candidates,
+    num_salient: int,
+    num_sub_salient: int,
+    rng: np.random.Generator | None = None,
+) -> DualBuffer:
     """Both buffers from all N patches at once: independent of chunks and of patch order.
 
-    Source: METHODS section 2, ``score: global``; the rest is ranked by the softmax over the rest.
+    Nothing is drawn from ``rng``. Source: METHODS section 2, ``score: global``; the rest is ranked
+    by the softmax over the rest.
+    """
+    return _split(ranked(everything), num_salient, num_sub_salient)
+
+
+def half_by_rank(
+    everything: Candidates, num_salient: int, num_sub_salient: int, rng: np.random.Generator
+) -> DualBuffer:
+    """Half of M by rank, the other half drawn by score among all the rest; then as global."""
+    order = ranked(everything)
+    certain = (num_salient + 1) // 2
+    tail = order.take(slice(certain, None))
+    return _split(order.take(slice(certain)) + _drawn(tail, rng), num_salient, num_sub_salient)
+
+
+def half_sampled(
+    everything: Candidates, num_salient: int, num_sub_salient: int, rng: np.random.Generator
+) -> DualBuffer:
+    """Half of M drawn by score inside the top M, the other half by score among all the others.
+
+    Source: METHODS section 2, the later variant (training only).
     """
     order = ranked(everything)
-    return split_buffers(order, num_salient, num_sub_salient)
+    inside = _drawn(order.take(slice(num_salient)), rng)
+    outside = _drawn(order.take(slice(num_salient, None)), rng)
+    num_inside = max((num_salient + 1) // 2, num_salient - len(outside))
+    first = inside.take(slice(num_inside))
+    return _split(
+        first + outside + inside.take(slice(num_inside, None)), num_salient, num_sub_salient
+    )
 
 
-def split_buffers(order: Candidates, num_salient: int, num_sub_salient: int) -> DualBuffer:
+def _drawn(patches: Candidates, rng: np.random.Generator) -> Candidates:
+    """In the order of a draw by score without replacement (Gumbel top-k)."""
+    gumbel = torch.from_numpy(rng.gumbel(size=len(patches))).to(patches.logits.device)
+    return patches.take((score(patches.logits).double().log() + gumbel).argsort(descending=True))
+
+
+def _split(order: Candidates, num_salient: int, num_sub_salient: int) -> DualBuffer:
     """The first M are salient; of the others, ranked among themselves, the first S sub-salient."""
     rest = ranked(order.take(slice(num_salient, None)))
     return DualBuffer(order.take(slice(num_salient)), rest.take(slice(num_sub_salient)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
+from wsi_hr.errors import ConfigError
+from wsi_hr.geometry import Float32Array
+from wsi_hr.method_config import DenseConfig
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.slide_prediction import SlidePrediction
 
@@ -23,9 +27,38 @@ class Update(Protocol):
         """Accumulate the gradient of ``loss``."""
         ...
 
+    def backward_from(self, output: Tensor, gradient: Tensor) -> None:
+        """Accumulate what follows from ``gradient``, the gradient of the loss by ``output``."""
+        ...
+
     def step(self) -> None:
         """Apply the accumulated gradient and clear it."""
         ...
+
+
+class SlideMemory(Protocol):
+    """What an epoch leaves of a slide for the next one."""
+
+    def recall(self, slide_id: str) -> Float32Array | None:
+        """What the epoch before kept: f32[J, N] over all N patches of the slide's source.
+
+        NaN where it did not look; None where it kept nothing.
+        """
+        ...
+
+    def keep(self, slide_id: str, values_JN: Float32Array) -> None:
+        """Keep ``values`` for the next epoch."""
+        ...
+
+
+class NoMemory:
+    """A memory in which nothing stays: for those that nobody asks."""
+
+    def recall(self, slide_id: str) -> None:
+        """Nothing."""
+
+    def keep(self, slide_id: str, values_JN: Float32Array) -> None:
+        """Forget."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +68,18 @@ class StepContext:
     Attributes:
         progress: part of all epochs that is done, 0 to 1, constant during an epoch.
         rng: gives the generator of a slide for this epoch; equal in any process and on resume.
+        memory: what the epoch before left of a slide.
     """
 
     progress: float
     rng: Callable[[str], np.random.Generator]
+    memory: SlideMemory = field(default_factory=NoMemory)
+
+    def keep(self, bag: Bag, logits_JN: Tensor) -> None:
+        """Leave logits of the bag's N patches for the next epoch, by patch of its source."""
+        of_source = np.full((len(logits_JN), len(bag.source.valid)), np.nan, np.float32)
+        of_source[:, bag.indices] = logits_JN.cpu().numpy()
+        self.memory.keep(bag.slide_id, of_source)
 
 
 class Method(nn.Module, ABC):
@@ -59,10 +100,21 @@ class Method(nn.Module, ABC):
         self.num_classes = len(class_weights)
         self.register_buffer("class_weights", torch.tensor(class_weights), persistent=False)
 
+    def keep_in(self, folder: Path) -> None:
+        """Take ``folder`` for what need not be computed twice in a run; it goes when the run ends.
+
+        Whatever is kept there, training and prediction give the same bits with and without it.
+        """
+
     @property
     @abstractmethod
     def min_patches(self) -> int:
         """Patches a sampler must leave in a bag for the method to work as meant."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it asks ``context.memory`` for what the epoch before left."""
+        return False
 
     @abstractmethod
     def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
@@ -75,6 +127,17 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def predict_bag(self, bag: Bag) -> SlidePrediction:
         """Predict one bag: all patches visited, deterministic, nothing learned."""
+
+    def learn_patches(self, dense: DenseConfig) -> None:
+        """Learn the classes of patches too, from bags that know them; called before training.
+
+        Raises:
+            ConfigError: the method learns from slide labels only.
+        """
+        raise ConfigError(
+            "the method learns from the labels of slides only; leave --annotations out, or train "
+            "with --method patchgd --set method.head=window"
+        )
 
     def _loss(self, logits_BC: Tensor, bags: Sequence[Bag]) -> Tensor:
         """Cross-entropy times the weight of the slide's class, mean over slides.
@@ -90,11 +153,3 @@ class Method(nn.Module, ABC):
 def _label(bag: Bag) -> int:
     assert bag.label is not None, f"{bag.slide_id} is trained on without a label"
     return bag.label
-
-
-def pad_ragged(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Stack [K_b, D] of different K_b into [B, max K, D] and a mask [B, max K], True on real."""
-    padded = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-    lengths = torch.tensor([len(row) for row in rows], device=padded.device)
-    mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
-    return padded, mask

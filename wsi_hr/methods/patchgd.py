@@ -1,7 +1,8 @@
 """Patch gradient descent: the slide as one block Z, renewed a few patches at a time.
 
 Source: METHODS section 3 (PatchGD). Unlike the released code the patches are drawn per slide, not
-per batch, and Z is [row, col], not transposed.
+per batch, and Z is [row, col], not transposed. With ``exact`` nothing is drawn at all: see
+:mod:`wsi_hr.methods.exact`.
 """
 
 from __future__ import annotations
@@ -14,21 +15,30 @@ import torch
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
-from wsi_hr.config import PatchGDConfig
+from wsi_hr.errors import ConfigError
 from wsi_hr.geometry import Int64Array
-from wsi_hr.methods.method import Method, StepContext, Update
-from wsi_hr.models.encoder import Encoder, embed_stream, frozen
-from wsi_hr.models.heads import HEADS, grid_block
-from wsi_hr.slide_prediction import Role, SlidePrediction
+from wsi_hr.method_config import DenseConfig, PatchGDConfig
+from wsi_hr.methods.dense import PatchLearner
+from wsi_hr.methods.exact import exact_backward, require_exact
+from wsi_hr.methods.method import NoMemory, StepContext, Update
+from wsi_hr.methods.shares import log_relevance, margin_shares, rank_roles
+from wsi_hr.methods.units import Units
+from wsi_hr.models.block_pool import BlockPool
+from wsi_hr.models.encoder import Encoder, frozen
+from wsi_hr.models.heads import HEADS
+from wsi_hr.models.z_block import ZBlock
+from wsi_hr.slide_prediction import SlidePrediction
 
-# Letters: B slides, N patches of a slide, K patches with gradient in an inner step, D embedding,
-# (R, Q) patch grid, C classes; zeta inner steps per outer step, epsilon of them per update.
-
-_PATH_STEPS = 32  # of the integral behind the saliency; each is a pass of the head alone
+# Letters: B slides, N patches of a slide, U units of Z (patches, or blocks of them), D embedding,
+# C classes; zeta inner steps per outer step, epsilon of them per update.
 
 
-class PatchGD(Method):
-    """Fill Z without gradient, then renew K of its vectors per inner step, with gradient."""
+class PatchGD(PatchLearner):
+    """Fill Z without gradient, then renew part of its vectors per inner step, with gradient.
+
+    Raises:
+        ConfigError: the gradient is to be exact, and cannot be with this encoder.
+    """
 
     def __init__(
         self,
@@ -39,9 +49,20 @@ class PatchGD(Method):
     ) -> None:
         super().__init__(encoder, class_weights)
         self.config = config
+        if config.exact:
+            require_exact(encoder)
+        self.pool = None if config.block is None else BlockPool(encoder.dim)
         self.head = head or HEADS[config.head](
-            encoder.dim, self.num_classes, dropout=config.dropout
+            encoder.dim, self.num_classes, dropout=config.dropout, **config.head_settings
         )
+
+    def learn_patches(self, dense: DenseConfig) -> None:
+        """See :meth:`wsi_hr.methods.dense.PatchLearner.learn_patches`."""
+        if self.config.block is not None:
+            raise ConfigError(
+                "--annotations: with method.block Z has no vector for a single patch; leave it out"
+            )
+        super().learn_patches(dense)
 
     @property
     def min_patches(self) -> int:
@@ -49,110 +70,126 @@ class PatchGD(Method):
         return 1
 
     def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
-        """One outer step: zeta inner steps, an optimiser step after every epsilon of them."""
-        z_BND = [self._fill(bag) for bag in bags]
-        draws = [self._draw(len(bag), context.rng(bag.slide_id)) for bag in bags]
+        """One outer step: zeta inner steps, an optimiser step after every epsilon of them.
+
+        Where the gradient is exact, one optimiser step.
+        """
+        units = [self._units(bag) for bag in bags]
+        rngs = [context.rng(bag.slide_id) for bag in bags]
+        if self.config.exact:
+            seeds = [int(rng.integers(2**62)) for rng in rngs]
+            loss = exact_backward(
+                units, self.encoder, lambda z: self._block_loss(_block(units, z), bags), seeds,
+                update, lambda leaves: self._remember(bags, units, leaves, context),
+            )  # fmt: skip
+            update.step()
+            return float(loss)
+        z_BUD = [self._fill(slide) for slide in units]
+        if not isinstance(context.memory, NoMemory):
+            leaves = [z_UD.clone().requires_grad_() for z_UD in z_BUD]
+            with frozen(self), torch.enable_grad():
+                self._block_loss(_block(units, leaves), bags).backward(inputs=leaves)
+            self._remember(bags, units, leaves, context)
+        draws = [self._draw(slide, rng) for slide, rng in zip(units, rngs, strict=True)]
         num_inner = max(len(draw) for draw in draws)
-        pieces = [_in_pieces(np.concatenate(draw), num_inner) for draw in draws]
+        pieces = [_in_pieces(draw, num_inner) for draw in draws]
         accumulate = self.config.accumulate or num_inner
         losses = []
         for first in range(0, num_inner, accumulate):
             group = range(first, min(first + accumulate, num_inner))
             for inner in group:
-                loss = self._inner(bags, z_BND, [piece[inner] for piece in pieces])
+                drawn = [piece[inner] for piece in pieces]
+                mixed = self._renew(units, z_BUD, drawn)
+                loss = self._block_loss(_block(units, mixed), bags)
                 update.backward(loss / len(group))
                 losses.append(loss.detach())
             update.step()
         return float(torch.stack(losses).mean())
 
     def predict_bag(self, bag: Bag) -> SlidePrediction:
-        """Fill Z, one head pass, then one per step of the path that gives the saliency.
+        """Fill Z, one head pass, then the passes that give the saliency.
 
-        Saliency is each patch's share of the predicted class's margin, by integrated gradients
-        from a slide whose patches are all this slide's mean one: the shares of all patches sum up
-        to what the margin gains over that slide. A share below 0 counts as 0. Source: Sundararajan
-        et al., ICML 2017; a plain gradient would vanish where the model is certain.
+        Saliency is each patch's share of the predicted class's margin
+        (:func:`~wsi_hr.methods.shares.margin_shares`); a block's share is divided among its patches
+        by their weights in it. A share below 0 counts as 0.
         """
         with frozen(self):
-            z_ND = self._fill_frozen(bag)
-            logits_C = self._logits([bag], [z_ND])[0]
-            share_N = self._shares(bag, z_ND, int(logits_C.argmax())).clamp_min(0).cpu()
-        order = share_N.argsort(descending=True, stable=True).numpy()
-        marked = self.config.num_salient
-        role = np.full(len(bag), Role.BACKGROUND, np.uint8)
-        role[order[:marked]] = Role.SALIENT
-        role[order[marked : marked + self.config.num_sub_salient]] = Role.SUB_SALIENT
+            units = self._units(bag)
+            z_UD, weight_N = units.fill(self.encoder.embed_padded)
+            block = _block([units], [z_UD])
+            logits_C = self.head(block)[0]
+            patch_probs_NK = self._patch_probs(block)
+            share_U = margin_shares(
+                lambda z: self.head(_block([units], [z]))[0], z_UD, int(logits_C.argmax())
+            )
+            share_N = (share_U.clamp_min(0)[units.unit_of_patch] * weight_N).cpu()
+        role = rank_roles(share_N, self.config.num_salient, self.config.num_sub_salient)
         probs = logits_C.softmax(0).cpu().numpy()
-        return SlidePrediction(bag.slide_id, probs, share_N.numpy(), role, bag.grid)
+        return SlidePrediction(bag.slide_id, probs, share_N.numpy(), role, bag.grid, patch_probs_NK)
 
-    def _shares(self, bag: Bag, z_ND: Tensor, top: int) -> Tensor:
-        """Integrated gradients [N] of the margin of class ``top`` (midpoint rule)."""
-        mean_D = z_ND.mean(0)
-        away_ND = z_ND - mean_D
-        total_ND = torch.zeros_like(z_ND)
-        for step in range(_PATH_STEPS):
-            part = (step + 0.5) / _PATH_STEPS
-            with torch.enable_grad():
-                leaf = (mean_D + part * away_ND).requires_grad_()
-                logits_C = self._logits([bag], [leaf])[0]
-                others = torch.arange(len(logits_C), device=logits_C.device) != top
-                margin = logits_C[top] - logits_C[others].logsumexp(0)
-                total_ND += torch.autograd.grad(margin, leaf)[0]
-        return (away_ND * total_ND).sum(1) / _PATH_STEPS
+    def _units(self, bag: Bag) -> Units:
+        return Units(bag, self.encoder, self.config.block, self.pool)
 
-    def _fill(self, bag: Bag) -> Tensor:
-        """All embeddings [N, D] of a slide, without gradient (Algorithm 2)."""
-        if self.config.fill_mode == "eval":
-            return self._fill_frozen(bag)
-        z_ND = self._empty(bag)
-        with torch.no_grad():
-            for at, patches in bag.stream(self.encoder.chunk):
-                z_ND[at] = self.encoder(patches)
-        return z_ND
+    def _fill(self, units: Units) -> Tensor:
+        """Z [U, D] of a slide, without gradient (Algorithm 2)."""
+        if self.config.fill_mode == "train":
+            with torch.no_grad():
+                return units.fill(self.encoder)[0]
+        with frozen(self.encoder):
+            return units.fill(self.encoder.embed_padded)[0]
 
-    def _fill_frozen(self, bag: Bag) -> Tensor:
-        z_ND = self._empty(bag)
-        for at, embedding in embed_stream(self.encoder, bag):
-            z_ND[at] = embedding
-        return z_ND
+    def _remember(
+        self,
+        bags: Sequence[Bag],
+        units: Sequence[Units],
+        leaves: list[Tensor],
+        context: StepContext,
+    ) -> None:
+        """Leave how much the loss depends on each patch for the next epoch, as logits.
 
-    def _empty(self, bag: Bag) -> Tensor:
-        """One block for all N: thousands of small tensors kept alive would fragment the heap."""
-        return self.encoder.scale.new_empty(len(bag), self.encoder.dim)
+        What it depends on a block is divided evenly among the block's patches.
+        """
+        for bag, slide, leaf in zip(bags, units, leaves, strict=True):
+            assert leaf.grad is not None, "the head reads every vector of Z"
+            unit_N = torch.from_numpy(slide.unit_of_patch).to(leaf.device)
+            logits_U = log_relevance(leaf.detach(), leaf.grad) - unit_N.bincount().log()
+            context.keep(bag, logits_U[unit_N][None])
 
-    def _draw(self, num_patches: int, rng: np.random.Generator) -> list[Int64Array]:
-        """Disjoint draws of K patches that together cover what is asked; the last may be short."""
-        config = self.config
-        covered = max(1, math.ceil(config.coverage * num_patches))
-        size = min(covered, max(1, math.ceil(config.sample * num_patches)), config.max_sampled)
-        order = rng.permutation(num_patches)[:covered]
+    def _draw(self, units: Units, rng: np.random.Generator) -> list[Int64Array]:
+        """Disjoint draws of units that together cover what is asked; the last may be short."""
+        config, num = self.config, len(units)
+        covered = max(1, math.ceil(config.coverage * num))
+        most = max(1, config.max_sampled * num // len(units.bag))  # in units of average size
+        size = min(covered, max(1, math.ceil(config.sample * num)), most)
+        order = rng.permutation(num)[:covered]
         return [order[first : first + size] for first in range(0, covered, size)]
 
-    def _inner(
-        self, bags: Sequence[Bag], z_BND: list[Tensor], draws: Sequence[Int64Array]
-    ) -> Tensor:
-        """Loss of one inner step; the fresh vectors stay in Z, detached, for the later ones."""
-        patches = np.concatenate([bag.read(draw) for bag, draw in zip(bags, draws, strict=True)])
-        fresh_BKD = self.encoder(patches).split([len(draw) for draw in draws])
+    def _renew(
+        self, units: Sequence[Units], z_BUD: list[Tensor], draws: Sequence[Int64Array]
+    ) -> list[Tensor]:
+        """Z with fresh vectors of the units drawn; they stay in it, detached, for later steps."""
+        pixels = [slide.read(draw) for slide, draw in zip(units, draws, strict=True)]
+        fresh_BKD = self.encoder(np.concatenate(pixels)).split([len(part) for part in pixels])
         mixed = []
-        for slide, (draw, fresh_KD) in enumerate(zip(draws, fresh_BKD, strict=True)):
-            at = torch.from_numpy(draw).to(fresh_KD.device)
-            mixed.append(z_BND[slide].index_put((at,), fresh_KD))
-            z_BND[slide] = mixed[-1].detach()
-        return self._loss(self._logits(bags, mixed), bags)
-
-    def _logits(self, bags: Sequence[Bag], z_BND: list[Tensor]) -> Tensor:
-        shape = (
-            max(bag.grid.shape[0] for bag in bags),
-            max(bag.grid.shape[1] for bag in bags),
-        )
-        cells = [
-            torch.from_numpy(bag.grid.cells.astype(np.int64)).to(z_ND.device)
-            for bag, z_ND in zip(bags, z_BND, strict=True)
-        ]
-        return self.head(*grid_block(z_BND, cells, shape))
+        for number, (slide, draw) in enumerate(zip(units, draws, strict=True)):
+            vectors, _ = slide.vectors(draw, fresh_BKD[number])
+            at = torch.from_numpy(draw).to(vectors.device)
+            mixed.append(z_BUD[number].index_put((at,), vectors))
+            z_BUD[number] = mixed[-1].detach()
+        return mixed
 
 
-def _in_pieces(order: Int64Array, num_pieces: int) -> list[Int64Array]:
-    """Cut one slide's draw so that slides of different size take the same inner steps."""
-    return np.array_split(order, num_pieces)
+def _block(units: Sequence[Units], z_BUD: Sequence[Tensor]) -> ZBlock:
+    shape = (max(slide.shape[0] for slide in units), max(slide.shape[1] for slide in units))
+    cells = [
+        torch.from_numpy(slide.cells_U2).to(z_UD.device)
+        for slide, z_UD in zip(units, z_BUD, strict=True)
+    ]
+    return ZBlock.of(z_BUD, cells, shape)
+
+
+def _in_pieces(draws: list[Int64Array], num_pieces: int) -> list[Int64Array]:
+    """Cut a slide's draws anew where another slide of the batch takes more inner steps."""
+    if len(draws) == num_pieces:
+        return draws
+    return np.array_split(np.concatenate(draws), num_pieces)

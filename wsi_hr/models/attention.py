@@ -92,6 +92,15 @@ class DualAttention(nn.Module):
         self.mlp_norm = nn.LayerNorm(dim, eps=1e-6)
         self.dropout = nn.Dropout(dropout)
 
+    @property
+    def num_rows(self) -> int:
+        """J, heads x queries."""
+        return self.attention.heads * self.attention.queries.shape[1]
+
+    def logits(self, emb_ND: Tensor) -> Tensor:
+        """Logits [J, N] of patches by which they are scored; no softmax."""
+        return self.attention.logits(emb_ND).flatten(0, 1)
+
     def forward(
         self,
         salient_BMD: Tensor,

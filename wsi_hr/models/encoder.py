@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
-from wsi_hr.config import EncoderConfig
+from wsi_hr.bags.stream import pack
 from wsi_hr.errors import ConfigError
+from wsi_hr.geometry import Int64Array, UInt8Array
+from wsi_hr.method_config import EncoderConfig
+from wsi_hr.models.encoder_cut import CutNet
+from wsi_hr.models.group_norm import to_group_norm
+from wsi_hr.models.scan_net import ScanNet
+from wsi_hr.models.upload import Upload
 
 logger = logging.getLogger(__name__)
 
 # Letters: K patches, P patch edge, D embedding.
+
+
+class SettingKeys(NamedTuple):
+    """Where a network's name and weights are set, for what is said when they will not do."""
+
+    name: str
+    weights: str
+
+
+_ENCODER = SettingKeys("encoder.name", "encoder.weights")
 
 
 class Encoder(nn.Module):
@@ -47,12 +62,18 @@ class Encoder(nn.Module):
         std: tuple[float, ...] = (0.5, 0.5, 0.5),
         chunk: int = 64,
         freeze_bn: bool = False,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.dim = dim
         self.chunk = chunk
         self.freeze_bn = freeze_bn
+        self.precision = precision
+        self._compiled = compiled
+        self._scan_net: ScanNet | None = None
+        self._upload: Upload | None = None
         std_3 = torch.tensor(std, dtype=torch.float32)
         # in the checkpoint too: a model keeps the normalisation it learned with, whatever timm says
         self.register_buffer("scale", 1 / (255 * std_3))
@@ -72,21 +93,59 @@ class Encoder(nn.Module):
                     module.eval()
         return self
 
-    def forward(self, patches_KPP3: npt.NDArray[np.uint8] | Tensor) -> Tensor:
-        """Embed u8[K, P, P, 3] -> float[K, D]."""
-        x = torch.as_tensor(patches_KPP3).to(self.device, non_blocking=True)
+    @property
+    def fixed_size(self) -> bool:
+        """Whether the network takes patches of one size only, as vision transformers do."""
+        net = self.net.net if isinstance(self.net, CutNet) else self.net
+        return hasattr(net, "patch_embed") and not getattr(net, "dynamic_img_size", False)
+
+    @property
+    def autocast(self) -> bool:
+        """Whether the network computes in bfloat16."""
+        if self.scale.dtype != torch.float32:
+            return False
+        if self.precision == "auto":
+            return self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return self.precision == "bfloat16"
+
+    def forward(self, patches_KPP3: UInt8Array | Tensor, reduce: int = 1) -> Tensor:
+        """Embed u8[K, P, P, 3] -> float[K, D].
+
+        In eval mode without gradient the network is the one of the scan: the same function, batch
+        norms folded into convolutions.
+
+        Args:
+            patches_KPP3: pixels, on any device.
+            reduce: px of a patch, per axis, that are averaged into one before.
+        """
+        x = torch.as_tensor(patches_KPP3).to(self.device)
         # NHWC bytes seen as NCHW are already in channels_last order: no copy before the cast
         x = x.permute(0, 3, 1, 2).to(self.scale.dtype)
         x = x * self.scale.view(3, 1, 1) + self.shift.view(3, 1, 1)
-        return self.net(x)
+        if reduce > 1:
+            x = nn.functional.avg_pool2d(x, reduce)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            embedded = self.net(x) if self.training or torch.is_grad_enabled() else self._scan(x)
+        return embedded.to(self.scale.dtype)
 
-    def embed_padded(self, patches_KPP3: npt.NDArray[np.uint8]) -> Tensor:
+    def _scan(self, x: Tensor) -> Tensor:
+        if self._scan_net is None:
+            self._scan_net = ScanNet(self.net, compiled=self._compiled)
+        return self._scan_net(x)
+
+    def embed_padded(self, patches_KPP3: UInt8Array, reduce: int = 1) -> Tensor:
         """Embed patches ``chunk`` at a time, always that many; the padding is cut off again."""
         num = len(patches_KPP3)
+        more = {} if reduce == 1 else {"reduce": reduce}
+        if self._upload is None or self._upload.device != self.device:
+            self._upload = Upload(self.device)
         while True:
             try:
                 parts = [
-                    self(_padded(patches_KPP3[first : first + self.chunk], self.chunk))
+                    self(
+                        self._upload(_padded(patches_KPP3[first : first + self.chunk], self.chunk)),
+                        **more,
+                    )
                     for first in range(0, max(num, 1), self.chunk)
                 ]
                 return torch.cat(parts)[:num]
@@ -101,7 +160,7 @@ class Encoder(nn.Module):
                 )
 
 
-def _padded(patches_KPP3: npt.NDArray[np.uint8], chunk: int) -> npt.NDArray[np.uint8]:
+def _padded(patches_KPP3: UInt8Array, chunk: int) -> UInt8Array:
     padding = np.zeros((chunk - len(patches_KPP3), *patches_KPP3.shape[1:]), np.uint8)
     return np.concatenate([patches_KPP3, padding]) if len(padding) else patches_KPP3
 
@@ -120,30 +179,40 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def embed_stream(
-    encoder: Encoder, bag: Bag, positions: npt.NDArray[np.int64] | None = None
-) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
-    """Embed a bag chunk by chunk in eval mode, without gradient.
+def embed_packed(
+    encoder: Encoder,
+    bags: Sequence[Bag],
+    wanted: Sequence[Int64Array] | None = None,
+    *,
+    reduce: int = 1,
+) -> Iterator[tuple[int, Int64Array, Tensor]]:
+    """Embed the patches of bags chunk by chunk in eval mode, without gradient.
+
+    A chunk is filled from several bags, and read ahead in the background; at most one is embedded.
 
     Args:
         encoder: embeds; its ``chunk`` is the batch size.
-        bag: N patches, read ahead in the background.
-        positions: which patches, in which order; all in order by default.
+        bags: N patches each.
+        wanted: positions i64[J] of each bag, in the order wanted; all of them if not given.
+        reduce: see :meth:`Encoder.forward`.
 
     Yields:
-        Positions i64[K] in the bag and their embeddings [K, D]; at most one chunk is in memory.
+        The number of a bag, positions i64[K] in it, and their embeddings [K, D]; one bag after the
+        other, in order.
     """
-    for at, patches in bag.stream(encoder.chunk, positions):
+    for pieces, patches in pack(bags, encoder.chunk, wanted):
         with frozen(encoder):
-            embedded = encoder.embed_padded(patches)
-        yield at, embedded
+            embedded = encoder.embed_padded(patches, reduce)
+        parts = embedded.split([len(piece.positions) for piece in pieces])
+        for piece, part in zip(pieces, parts, strict=True):
+            yield piece.bag, piece.positions, part
 
 
 def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = True) -> Encoder:
     """Make the encoder a config names.
 
     Args:
-        config: timm name, weights, batch norm policy.
+        config: timm name, weights, where it ends, batch norm policy.
         patch_px: edge of a patch; networks of fixed input size, such as vision transformers, are
             fitted to it, their position codes resampled.
         load_weights: False where a checkpoint will overwrite them anyway.
@@ -153,15 +222,14 @@ def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = 
             cannot take patches of this size.
     """
     name = config.name
-    if name.split(".")[0] not in timm.list_models():
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.3)
-        hint = f"near: {', '.join(near)}" if near else "timm.list_models() lists them"
-        raise ConfigError(f"encoder.name {name}: timm has no such model; {hint}")
-    net = _create(name, pretrained=load_weights and config.weights == "pretrained")
-    if load_weights and config.weights not in ("none", "pretrained"):
-        _load_local(net, Path(config.weights))
+    net = load_net(name, config.weights if load_weights else "none")
     dim = _fit(net, name, patch_px)
     cfg: dict[str, Any] = getattr(net, "pretrained_cfg", {})
+    if config.norm == "group" and not to_group_norm(net):
+        raise ConfigError(f"encoder.norm group: {name} has no batch norm; leave it at batch")
+    if config.cut is not None:
+        net = CutNet(net, config.cut, name)
+        dim = net.dim
     return Encoder(
         net,
         dim=dim,
@@ -169,21 +237,45 @@ def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = 
         std=tuple(cfg.get("std", (0.5, 0.5, 0.5))),
         chunk=config.chunk,
         freeze_bn=config.freeze_bn,
+        precision=config.precision,
+        compiled=config.compile,
     )
 
 
-def _create(name: str, *, pretrained: bool) -> nn.Module:
+def load_net(name: str, weights: str, keys: SettingKeys = _ENCODER, **options: Any) -> nn.Module:
+    """A timm network without its classifier.
+
+    Args:
+        name: a timm name.
+        weights: ``none``, ``pretrained`` or a local weights file.
+        keys: the settings that name and weights come from.
+        options: timm's own, for this kind of network.
+
+    Raises:
+        ConfigError: unknown name, or weights that cannot be had or do not fit.
+    """
+    if name.split(".")[0] not in timm.list_models():
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.3)
+        hint = f"near: {', '.join(near)}" if near else "timm.list_models() lists them"
+        raise ConfigError(f"{keys.name} {name}: timm has no such model; {hint}")
+    net = _create(name, keys, pretrained=weights == "pretrained", **options)
+    if weights not in ("none", "pretrained"):
+        _load_local(net, Path(weights), keys.weights)
+    return net
+
+
+def _create(name: str, keys: SettingKeys, *, pretrained: bool, **options: Any) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except Exception as cause:
         if not pretrained:
             raise ConfigError(
-                f"encoder.name {name}: timm cannot build it ({_first_line(cause)})"
+                f"{keys.name} {name}: timm cannot build it ({_first_line(cause)})"
             ) from cause
         raise ConfigError(
-            f"encoder.weights pretrained: the weights of {name} could not be fetched "
+            f"{keys.weights} pretrained: the weights of {name} could not be fetched "
             f"({_first_line(cause)}); on a machine without internet give a local file instead: "
-            "--set encoder.weights=FILE"
+            f"--set {keys.weights}=FILE"
         ) from cause
 
 
@@ -211,35 +303,35 @@ def _fit(net: Any, name: str, patch_px: int) -> int:
     return out.shape[1]
 
 
-def _load_local(net: nn.Module, path: Path) -> None:
+def _load_local(net: nn.Module, path: Path, key: str) -> None:
     """Load a state dict from .safetensors, or from .pt/.pth/.bin without unpickling code."""
-    state = _read_weights(path)
+    state = _read_weights(path, key)
     own = net.state_dict()
     missing = [key for key in own if key not in state]
     if missing:
         raise ConfigError(
-            f"encoder.weights {path}: {len(missing)} of {len(own)} tensors are not in it, "
+            f"{key} {path}: {len(missing)} of {len(own)} tensors are not in it, "
             f"e.g. {missing[0]}; is it for another architecture?"
         )
     wrong = [key for key in own if own[key].shape != state[key].shape]
     if wrong:
         raise ConfigError(
-            f"encoder.weights {path}: {wrong[0]} is {tuple(state[wrong[0]].shape)} there, "
+            f"{key} {path}: {wrong[0]} is {tuple(state[wrong[0]].shape)} there, "
             f"{tuple(own[wrong[0]].shape)} in this encoder; is it for another architecture?"
         )
     unused = [key for key in state if key not in own and not key.startswith(_classifiers(net))]
     if unused:
         logger.warning(
-            "encoder.weights %s: %d tensors have no place in this encoder and are left out, "
-            "e.g. %s; is it for another architecture?", path, len(unused), unused[0],
+            "%s %s: %d tensors have no place in this encoder and are left out, "
+            "e.g. %s; is it for another architecture?", key, path, len(unused), unused[0],
         )  # fmt: skip
     net.load_state_dict({key: state[key] for key in own})
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path, key: str) -> dict[str, Tensor]:
     """The tensors of a weights file by name, without what training tools wrap around them."""
     if not path.is_file():
-        raise ConfigError(f"encoder.weights {path}: no such file (or: none, pretrained)")
+        raise ConfigError(f"{key} {path}: no such file (or: none, pretrained)")
     try:
         if path.suffix == ".safetensors":
             found: Any = load_file(path)
@@ -247,7 +339,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as cause:
         raise ConfigError(
-            f"encoder.weights {path}: not a weights file that can be loaded safely "
+            f"{key} {path}: not a weights file that can be loaded safely "
             f"({type(cause).__name__}: {_first_line(cause)}); convert it to .safetensors"
         ) from cause
     for wrapper in ("state_dict", "model"):
@@ -255,7 +347,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             found = found[wrapper]
     if not isinstance(found, dict):
         raise ConfigError(
-            f"encoder.weights {path}: holds a {type(found).__name__}, not tensors by name; "
+            f"{key} {path}: holds a {type(found).__name__}, not tensors by name; "
             "save the network's state_dict()"
         )
     return {

@@ -6,21 +6,22 @@ from typing import Protocol
 
 import numpy as np
 
-from wsi_hr.geometry import Int64Array, PatchGrid
+from wsi_hr.geometry import Int64Array
+from wsi_hr.samplers.glance import Glance
 
 
 class PatchSelector(Protocol):
     """Chooses the patches of a slide that an epoch sees."""
 
-    def select(self, grid: PatchGrid, at_least: int, rng: np.random.Generator) -> Int64Array:
+    def select(self, glance: Glance, at_least: int, rng: np.random.Generator) -> Int64Array:
         """Choose patches.
 
         Args:
-            grid: the N patches there are.
+            glance: the N patches there are.
             at_least: how many the method needs; fewer come only where N is smaller.
             rng: all randomness; an equal generator gives an equal choice.
 
         Returns:
-            i64[K] positions in ``grid``, sorted, each once.
+            i64[K] positions in ``glance``, sorted, each once.
         """
         ...

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from wsi_hr.errors import StoreError
-from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, TissueMask, UInt8Array
+from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, Size, TissueMask, UInt8Array
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.store.arrays import ATTRIBUTES_KEY, read_small_array
 from wsi_hr.store.layout import parse_layout
@@ -155,9 +155,14 @@ class PatchStore:
         codes = read_small_array(self.path, self._manifest, "mask")
         return TissueMask.from_codes(codes, self.info.mask_downsample, self.info.segmenter)
 
-    @cached_property
+    @property
+    def level0_size(self) -> Size:
+        """(w, h) of the slide, level-0 px."""
+        return self.info.level0_size
+
+    @property
     def thumbnail(self) -> UInt8Array:
-        """The whole slide, small: u8[h, w, 3].
+        """The whole slide, small: u8[h, w, 3]; read anew each time, as hundreds of stores are open.
 
         Raises:
             StoreError: the thumbnail has changed on disk.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from wsi_hr.errors import StoreError
-from wsi_hr.geometry import BoolArray, Int32Array, Int64Array, Pair, PatchGrid, UInt8Array
+from wsi_hr.geometry import BoolArray, Int32Array, Int64Array, Pair, PatchGrid, Size, UInt8Array
 
 
 class MemoryPatches:
@@ -68,6 +68,21 @@ class MemoryPatches:
             patch_px0=Pair(edge, edge),
         )
 
+    @property
+    def level0_size(self) -> Size:
+        """(w, h) of the whole grid, px."""
+        edge = self._patches.shape[1]
+        return Size(max(1, self.grid.shape[1] * edge), max(1, self.grid.shape[0] * edge))
+
+    @property
+    def thumbnail(self) -> UInt8Array:
+        """The patches in their places, at full size, on white: u8[h, w, 3]."""
+        size, edge = self.level0_size, self._patches.shape[1]
+        picture = np.full((size.h, size.w, 3), 255, dtype=np.uint8)
+        for (x, y), patch in zip(self.grid.coords.tolist(), self._patches, strict=True):
+            picture[y : y + edge, x : x + edge] = patch
+        return picture
+
     def read(self, indices: Int64Array) -> UInt8Array:
         """The patches u8[K, P, P, 3] at ``indices`` i64[K], a copy, in that order.
 
@@ -82,3 +97,11 @@ class MemoryPatches:
             refused = indices[~self.valid[indices]][0]
             raise StoreError(f"{self.slide_id}: patch {refused} is not valid; read valid ones only")
         return self._patches[indices]
+
+
+def numbered_pixels(numbers: Int64Array) -> UInt8Array:
+    """Patches u8[K, 2, 2, 3] that spell ``numbers`` (below 2^24) in their first pixel."""
+    patches = np.zeros((len(numbers), 2, 2, 3), np.uint8)
+    for byte in range(3):
+        patches[:, 0, 0, byte] = numbers >> (8 * byte) & 255
+    return patches

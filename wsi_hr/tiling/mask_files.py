@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -19,10 +17,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from wsi_hr import __version__
-from wsi_hr.errors import ConfigError, MaskError
+from wsi_hr.errors import AnnotationError, MaskError
+from wsi_hr.exchange.drawings import (
+    EXCLUDED,
+    NOTHING,
+    Ring,
+    find_drawings,
+    plain_name,
+    read_polygons,
+)
 from wsi_hr.geometry import BoolArray, Bounds, MaskCode, Pair, Size, TissueMask, UInt8Array
 from wsi_hr.remote import Place
-from wsi_hr.slides.open import SLIDE_SUFFIXES
 from wsi_hr.tiling.regions import share
 
 MASK_SUFFIXES = (".png", ".geojson", ".xml")
@@ -38,7 +43,6 @@ MASK_COLORS = {
     MaskCode.BUBBLE: (20, 190, 220),
 }
 _ARTIFACT_CODES = {code.name.lower(): code for code in MaskCode if code > MaskCode.TISSUE}
-_NOTHING_THERE = frozenset({"background", "glass", "ignore", "exclude", "exclusion"})
 
 _MAX_PNG_PX = 2**26  # 8192 x 8192; a mask says nothing finer than the overview
 _ASPECT = 0.01
@@ -46,11 +50,8 @@ _FINE = 4  # polygons are drawn at this multiple of the mask, then each px takes
 _SUBPIXEL_BITS = 4
 _FURTHEST = 2.0**24  # in sub-pixels of the fine drawing: what lies further off changes nothing
 _SMOOTH_PX = 0.4  # outlines written out are within this of the mask, px of the mask
-_DECLARATION = re.compile(r"<!\s*(DOCTYPE|ENTITY)", re.IGNORECASE)
 _SEAL = "wsi_hr"
 _NAMESPACE = uuid.UUID("6f0d5dd5-5e9e-4b0c-8f0e-0b6a6a1d6b9e")
-
-Ring = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,14 @@ def read_mask(path: Path, content: bytes, frame: MaskFrame) -> TissueMask:
         if kind == ".png":
             codes = _from_png(content, frame)
         else:
-            areas = _from_geojson(content, frame) if kind == ".geojson" else _from_asap(content)
+            areas = [
+                _Area(_code_of(polygon.name), polygon.rings)
+                for polygon in read_polygons(kind, content, frame.bounds)
+            ]
             if not any(area.code == MaskCode.TISSUE for area in areas):
                 raise MaskError("has no polygon of tissue; draw one, or take the file away")  # noqa: TRY301
             codes = _drawn(areas, frame)
-    except MaskError as error:
+    except (MaskError, AnnotationError) as error:
         raise MaskError(f"{path}: {error}") from error.__cause__
     if not (codes == MaskCode.TISSUE).any():
         raise MaskError(
@@ -125,22 +129,7 @@ def find_masks(folder: Path) -> dict[str, Path]:
     Raises:
         ConfigError: there is no such folder, or a slide has two files.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"--masks {folder}: no such folder")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in MASK_SUFFIXES or path.name.startswith("."):
-            continue
-        slide_id = path.stem
-        if Path(slide_id).suffix.lower() in SLIDE_SUFFIXES:
-            slide_id = Path(slide_id).stem
-        if slide_id in found:
-            raise ConfigError(
-                f"--masks {folder}: {found[slide_id].name} and {path.name} are for the same slide; "
-                "keep one"
-            )
-        found[slide_id] = path
-    return found
+    return find_drawings(folder, MASK_SUFFIXES, "--masks")
 
 
 def mask_geojson(mask: TissueMask, slide_id: str, bounds: Bounds) -> str:
@@ -237,84 +226,9 @@ def _sampled(
     return values[whole] * (1 - part) + values[whole + 1] * part
 
 
-def _from_geojson(content: bytes, frame: MaskFrame) -> list[_Area]:
-    try:
-        document = json.loads(content)
-        origin = np.array([frame.bounds.x, frame.bounds.y], np.float64)
-        return [
-            _Area(_code_of(name), [ring + origin for ring in rings])
-            for name, geometry in _features(document)
-            for rings in _polygons(geometry)
-        ]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as cause:
-        raise MaskError(f"is not GeoJSON ({cause}); export it again from QuPath") from cause
-
-
-def _features(document: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Class and geometry of every annotation; cells, tiles and other detections are left alone."""
-    if isinstance(document, list):
-        for item in document:
-            yield from _features(item)
-    elif document["type"] == "FeatureCollection":
-        yield from _features(document["features"])
-    elif document["type"] == "Feature":
-        properties = document.get("properties") or {}
-        if properties.get("objectType", "annotation") == "annotation" and document["geometry"]:
-            given = properties.get("classification") or {}
-            yield given if isinstance(given, str) else given.get("name") or "", document["geometry"]
-    else:
-        yield "", document
-
-
-def _polygons(geometry: Mapping[str, Any]) -> Iterator[list[Ring]]:
-    """Rings of every polygon; lines and points have no area."""
-    kind = geometry["type"]
-    if kind == "GeometryCollection":
-        for part in geometry["geometries"]:
-            yield from _polygons(part)
-    elif kind in ("Polygon", "MultiPolygon"):
-        polygons = [geometry["coordinates"]] if kind == "Polygon" else geometry["coordinates"]
-        for rings in polygons:
-            yield [_ring(points) for points in rings]
-
-
-def _ring(points: Sequence[Sequence[float]]) -> Ring:
-    ring = np.array([point[:2] for point in points], np.float64).reshape(-1, 2)
-    if not np.isfinite(ring).all():
-        raise ValueError("a coordinate is not a number")
-    return ring
-
-
-def _from_asap(content: bytes) -> list[_Area]:
-    try:
-        text = content.decode(
-            "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-        )
-        if _DECLARATION.search(text):
-            raise MaskError(  # noqa: TRY301
-                "declares XML entities, which annotations do not do and attacks do; get the file "
-                "from a source you trust"
-            )
-        root = ElementTree.fromstring(text)
-        if root.tag != "ASAP_Annotations":
-            raise ValueError(f"its root is {root.tag}")  # noqa: TRY301
-        areas = []
-        for annotation in root.iter("Annotation"):
-            if annotation.get("Type") in ("Polygon", "Spline", "Rectangle"):
-                corners = sorted(
-                    (int(c.get("Order", "0")), float(c.attrib["X"]), float(c.attrib["Y"]))
-                    for c in annotation.iter("Coordinate")
-                )
-                ring = _ring([corner[1:] for corner in corners])
-                areas.append(_Area(_code_of(annotation.get("PartOfGroup", "")), [ring]))
-    except (ElementTree.ParseError, ValueError, KeyError, RecursionError) as cause:
-        raise MaskError(f"is not ASAP's XML ({cause}); export it again") from cause
-    return areas
-
-
 def _code_of(name: str) -> MaskCode:
-    plain = name.strip().rstrip("*").lower()
-    if plain in _NOTHING_THERE:
+    plain = plain_name(name)
+    if plain in NOTHING | EXCLUDED:
         return MaskCode.BACKGROUND
     return _ARTIFACT_CODES.get(plain, MaskCode.TISSUE)
 

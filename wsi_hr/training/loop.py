@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +18,25 @@ from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.bag_set import BagSet
 from wsi_hr.config import Config
 from wsi_hr.errors import CheckpointError, TrainingError
-from wsi_hr.geometry import Int64Array
-from wsi_hr.methods.method import Method, StepContext
+from wsi_hr.geometry import Float32Array, Int64Array
+from wsi_hr.methods.method import Method, NoMemory, SlideMemory, StepContext
 from wsi_hr.runtime import rng_for, seed_for, write_text_atomic
-from wsi_hr.samplers import build_sampler
 from wsi_hr.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
     model_tensors,
-    optimizer_tensors,
     restore_model,
-    restore_optimizer,
     save_checkpoint,
 )
+from wsi_hr.training.epoch_memory import EpochMemory, forget
 from wsi_hr.training.metrics import slide_metrics
+from wsi_hr.training.sampling import Sampling
 from wsi_hr.training.update import AdamWUpdate
 
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 METRICS = "metrics.jsonl"
+KEPT = "kept"
 
 _WAY_OUT = (
     "the last good checkpoint is kept. Lower train.lr or set train.clip_norm, and train into "
@@ -79,7 +80,8 @@ def fit(
         method: freshly built; its weights are overwritten on resume.
         data: bags, slides and labels.
         config: seed, sampler and optimisation.
-        run_dir: receives ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``.
+        run_dir: receives ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``; until the
+            last epoch is done also ``kept/``, what the method need not compute twice.
         facts: stored with every checkpoint, so that it can be used without the run folder.
         on_epoch: told the metrics of every epoch, those of earlier runs included.
         on_slides: told how many slides each step took.
@@ -91,34 +93,54 @@ def fit(
         TrainingError: the loss is no longer a number, or the device's memory is too small.
         StoreError: a slide's store is damaged.
         CheckpointError: what a stopped run left is damaged or does not fit.
+        ConfigError: a sampler's network cannot be had.
     """
+    method.keep_in(run_dir / KEPT)
     update = AdamWUpdate(method, config.train)
+    sampling = Sampling(config.sampler, config.seed, method.encoder.device, run_dir)
     history: list[dict[str, float]] = []
     last = run_dir / LAST
     if last.exists():
         checkpoint = load_checkpoint(last)
         restore_model(method, checkpoint, last)
-        restore_optimizer(update.optimizer, checkpoint)
+        update.restore(checkpoint)
+        sampling.restore(checkpoint)
         history = checkpoint.meta["history"]
-        _complete(run_dir, model_tensors(method), checkpoint.meta)
+        with update.judged():
+            _complete(run_dir, model_tensors(method), checkpoint.meta)
         _require_best(run_dir, history)
         for row in history:
             on_epoch(row)
+    else:  # what a run that was stopped in its first epoch left need not be of the same settings
+        forget(run_dir)
+        sampling.forget()
     for epoch in range(len(history), config.train.epochs):
         torch.manual_seed(seed_for(config.seed, "torch", epoch))
+        remembers = method.remembers or sampling.reads_attention
+        memory = EpochMemory(run_dir, epoch) if remembers else NoMemory()
         row = {
             "epoch": epoch,
-            "train_loss": _train_epoch(method, data, config, update, epoch, on_slides),
+            "train_loss": _train_epoch(
+                method, data, config, update, epoch, on_slides, memory, sampling
+            ),
         }
-        row |= {f"val_{name}": value for name, value in evaluate(method, data, data.val).items()}
-        _require_finite(method, epoch)
+        with update.judged():
+            judged = evaluate(method, data, data.val)
+            _require_finite(method, epoch)
+        row |= {f"val_{name}": value for name, value in judged.items()}
+        if "val_patch_loss" in row:
+            row["val_total_loss"] = row["val_loss"] + config.dense.weight * row["val_patch_loss"]
         history.append(row)
         meta = {**facts, "epoch": epoch, "history": history}
-        model = model_tensors(method)
         # first of all files: the others can be made from it, should the run be killed in between
-        save_checkpoint(last, Checkpoint(model | optimizer_tensors(update.optimizer), meta))
-        _complete(run_dir, model, meta)
+        state = update.tensors() | sampling.tensors()
+        save_checkpoint(last, Checkpoint(model_tensors(method) | state, meta))
+        with update.judged():
+            _complete(run_dir, model_tensors(method), meta)
         on_epoch(row)
+    shutil.rmtree(run_dir / KEPT, ignore_errors=True)
+    forget(run_dir)
+    sampling.forget()
     return history
 
 
@@ -142,20 +164,42 @@ def _require_best(run_dir: Path, history: Sequence[dict[str, float]]) -> None:
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> int:
-    """The epoch of least validation loss, the earliest on a tie; the last without validation."""
+    """The epoch of least validation loss, the earliest on a tie; the last without validation.
+
+    Where classes of patches were learned, it is the sum of both losses, as in training.
+    """
     if "val_loss" not in history[-1]:
         return int(history[-1]["epoch"])
-    return int(min(history, key=lambda row: row["val_loss"])["epoch"])
+    return int(min(history, key=lambda row: row.get("val_total_loss", row["val_loss"]))["epoch"])
 
 
 def evaluate(method: Method, data: TrainingSet, slide_ids: Sequence[str]) -> dict[str, float]:
-    """Metrics of the method as it is on these slides; empty for no slides."""
+    """Metrics of the method as it is on these slides; empty for no slides.
+
+    Those of patches, where the method learned their classes and they are known, begin with
+    ``patch_``, and are over the patches of all slides together.
+    """
     if not slide_ids:
         return {}
-    probs = np.stack([method.predict_bag(data.bags.open(s)).probs for s in slide_ids])
-    if not np.isfinite(probs).all():
-        raise TrainingError(f"the model gives probabilities that are no numbers; {_WAY_OUT}")
-    return slide_metrics(probs, np.array([data.labels[s] for s in slide_ids]))
+    slides: list[Float32Array] = []
+    patches: list[Float32Array] = []
+    patch_labels: list[Int64Array] = []
+    for slide_id in slide_ids:
+        bag = data.bags.open(slide_id)
+        prediction = method.predict_bag(bag)
+        slides.append(prediction.probs)
+        if prediction.patch_probs is not None and bag.patch_labels is not None:
+            known = bag.patch_labels >= 0
+            patches.append(prediction.patch_probs[known])
+            patch_labels.append(bag.patch_labels[known])
+    for probs in (*slides, *patches):
+        if not np.isfinite(probs).all():
+            raise TrainingError(f"the model gives probabilities that are no numbers; {_WAY_OUT}")
+    metrics = slide_metrics(np.stack(slides), np.array([data.labels[s] for s in slide_ids]))
+    if any(map(len, patch_labels)):
+        of_patches = slide_metrics(np.concatenate(patches), np.concatenate(patch_labels))
+        metrics |= {f"patch_{name}": value for name, value in of_patches.items()}
+    return metrics
 
 
 def _require_finite(method: Method, epoch: int) -> None:
@@ -171,24 +215,23 @@ def _train_epoch(
     update: AdamWUpdate,
     epoch: int,
     on_slides: Callable[[int], None],
+    memory: SlideMemory,
+    sampling: Sampling,
 ) -> float:
-    sampler = build_sampler(config.sampler)
     context = StepContext(
         progress=epoch / config.train.epochs,
         rng=lambda slide_id: rng_for(config.seed, epoch, slide_id, "method"),
+        memory=memory,
     )
     method.train()
     losses: list[float] = []
     batches = list(_batches(data, config, epoch))
     for number, batch in enumerate(batches):
         update.set_epoch(epoch + (number + 1) / len(batches))
-        bags = []
-        for slide_id in batch:
-            bag = data.bags.open(slide_id)
-            keep: Int64Array = sampler.select(
-                bag.grid, method.min_patches, rng_for(config.seed, epoch, slide_id, "drop")
-            )
-            bags.append(bag.subset(keep))
+        bags = [
+            sampling.choose(data.bags.open(slide_id), epoch, method.min_patches, memory)
+            for slide_id in batch
+        ]
         losses.append(_step(method, bags, update, context) * len(batch))
         on_slides(len(batch))
     return math.fsum(losses) / len(data.train)

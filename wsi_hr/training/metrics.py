@@ -21,7 +21,7 @@ class Interval:
 
 
 def slide_metrics(probs_NC: FloatArray, labels_N: npt.NDArray[np.integer]) -> dict[str, float]:
-    """Loss (negative log likelihood), balanced accuracy, and AUC of N slides.
+    """Loss (negative log likelihood), balanced accuracy, and AUC of N slides, or N patches.
 
     AUC is that of the second class for two classes, the mean of one-versus-rest over the classes
     that occur otherwise; it is left out where only one class occurs.

@@ -12,6 +12,7 @@ import torch
 
 from wsi_hr.config import Config, TileConfig
 from wsi_hr.errors import CheckpointError, ConfigError
+from wsi_hr.method_config import encoder_px
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import Method
 from wsi_hr.models.encoder import build_encoder
@@ -27,7 +28,8 @@ class TrainedRun:
     Attributes:
         method: on its device, weights loaded.
         config: the run's settings; ``config.tile`` is how its patches were cut.
-        classes: names, in the order of the probabilities.
+        classes: names, in the order of the probabilities; those of patches are
+            ``config.dense.names``, where it has classes.
         epoch: which epoch it is, from 0.
         digest: SHA-256 of the checkpoint's content.
     """
@@ -66,8 +68,9 @@ def load_run(run_dir: Path, *, device: str = "auto") -> TrainedRun:
         raise CheckpointError(
             f"{path}: written by another version of wsi-hr ({cause}); train again or use that one"
         ) from cause
-    encoder = build_encoder(config.encoder, config.tile.patch_size, load_weights=False)
-    method = build_method(config.method, encoder, [1.0] * len(classes))
+    reads_px = encoder_px(config.method, config.tile.patch_size)
+    encoder = build_encoder(config.encoder, reads_px, load_weights=False)
+    method = build_method(config.method, encoder, [1.0] * len(classes), config.dense)
     restore_model(method, checkpoint, path)
     method = method.to(where).eval()
     return TrainedRun(method, config, classes, epoch, checkpoint.digest)

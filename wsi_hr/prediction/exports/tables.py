@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from wsi_hr.cohort.table import write_table
 from wsi_hr.slide_prediction import Role, SlidePrediction
 
@@ -33,31 +35,44 @@ class PredictionRow:
     num_patches: int = 0
 
 
-def write_patch_scores(path: Path, prediction: SlidePrediction) -> None:
+def write_patch_scores(
+    path: Path, prediction: SlidePrediction, patch_classes: Sequence[str] = ()
+) -> None:
     """Write a row per patch in store order; coordinates and sizes are level-0 px.
 
-    Numbers are the shortest text that reads back as the same float, so nothing is lost.
+    Where the prediction has probabilities of the ``patch_classes``, each of these gets a column
+    ``prob_<class>`` behind the others. Numbers are the shortest text that reads back as the same
+    float, so nothing is lost.
     """
     grid = prediction.grid
     width0, height0 = (_shortest(edge) for edge in grid.patch_px0)
     role_names = {role.value: role.name.lower() for role in Role}
+    probs_NK = prediction.patch_probs
+    if probs_NK is None:
+        probs_NK, patch_classes = np.zeros((len(grid), 0), np.float32), ()
+    columns = (*PATCH_COLUMNS, *(f"prob_{name}" for name in patch_classes))
     rows = (
         dict(
             zip(
-                PATCH_COLUMNS,
-                (str(x0), str(y0), width0, height0, str(row), str(col), score, role_names[role]),
+                columns,
+                (
+                    *(str(x0), str(y0), width0, height0, str(row), str(col), score),
+                    role_names[role],
+                    *map(str, probs_K),
+                ),
                 strict=True,
             )
         )
-        for (x0, y0), (row, col), score, role in zip(
+        for (x0, y0), (row, col), score, role, probs_K in zip(
             grid.coords.tolist(),
             grid.cells.tolist(),
             map(str, prediction.saliency),  # str of a float32 is shorter than of the float64
             prediction.role.tolist(),
+            probs_NK,
             strict=True,
         )
     )
-    write_table(path, PATCH_COLUMNS, rows)
+    write_table(path, columns, rows)
 
 
 def write_predictions(path: Path, rows: Sequence[PredictionRow], classes: Sequence[str]) -> None:

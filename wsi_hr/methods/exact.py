@@ -1,0 +1,93 @@
+"""The exact gradient of whole slides, of any number of patches, in the memory of one chunk.
+
+Fill Z without gradient, let the head say how the loss depends on every vector of Z, then embed the
+patches again, chunk by chunk, and push these gradients through the encoder: four passes of the
+encoder's cost instead of three, and no activation kept longer than its chunk. Sources: gradient
+caching (Gao et al. 2021, arXiv 2101.06983); for attention MIL on small images Andersson et al. 2022
+(arXiv 2203.03981); for any head and slides streamed from a store: METHODS section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from wsi_hr.errors import ConfigError
+from wsi_hr.methods.method import Update
+from wsi_hr.methods.units import Units
+from wsi_hr.models.encoder import Encoder
+
+# Letters: B slides, U units of a slide, D embedding.
+
+
+def require_exact(encoder: Encoder) -> None:
+    """See that a patch's embedding is the same in whatever chunk it stands.
+
+    Raises:
+        ConfigError: it is not, and why.
+    """
+    if encoder.freeze_bn:
+        return
+    for name, module in encoder.net.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ConfigError(
+                f"method.exact: {name} of the encoder is a batch norm, which makes a patch's "
+                "embedding depend on the other patches of its chunk, so the gradient would not be "
+                "exact; set encoder.freeze_bn=true, or choose an encoder without batch norm"
+            )
+
+
+def exact_backward(
+    units: Sequence[Units],
+    encoder: Encoder,
+    loss_of: Callable[[list[Tensor]], Tensor],
+    seeds: Sequence[int],
+    update: Update,
+    on_gradient: Callable[[list[Tensor]], None] = lambda _: None,
+) -> Tensor:
+    """Accumulate the gradient of a batch's loss by all weights.
+
+    The encoder is in train mode, in the fill as in the second pass: dropout and stochastic depth
+    are the same in both, as their randomness is drawn from a seed per chunk.
+
+    Args:
+        units: of every slide.
+        encoder: embeds.
+        loss_of: the loss of Z [U, D] of every slide.
+        seeds: of every slide's randomness in this step.
+        update: accumulates.
+        on_gradient: told Z of every slide, the gradient in its ``grad``.
+
+    Returns:
+        The loss, detached.
+    """
+    leaves = []
+    for slide, seed in zip(units, seeds, strict=True):
+        z_UD = encoder.scale.new_empty(len(slide), encoder.dim)
+        with torch.no_grad():
+            for number, (group, pixels) in enumerate(slide.stream(slide.groups())):
+                with _randomness_of(encoder.device, seed + number):
+                    z_UD[group] = slide.vectors(group, encoder.embed_padded(pixels))[0]
+        leaves.append(z_UD.requires_grad_())
+    loss = loss_of(leaves)
+    update.backward(loss)
+    on_gradient(leaves)
+    for slide, seed, leaf in zip(units, seeds, leaves, strict=True):
+        assert leaf.grad is not None, "the head reads every vector of Z"
+        for number, (group, pixels) in enumerate(slide.stream(slide.groups())):
+            with _randomness_of(encoder.device, seed + number):
+                vectors, _ = slide.vectors(group, encoder.embed_padded(pixels))
+            update.backward_from(vectors, leaf.grad[group])
+    return loss.detach()
+
+
+@contextmanager
+def _randomness_of(device: torch.device, seed: int) -> Iterator[None]:
+    """Torch's randomness from ``seed`` inside; outside it goes on as if nothing had been drawn."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield

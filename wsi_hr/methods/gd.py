@@ -1,0 +1,136 @@
+"""Plain gradient descent over the whole slide: the baseline that bounded methods are held against.
+
+Source: METHODS section 3a, the baselines of PatchGD's tables: GD, a picture of the slide; GD*, all
+its patches under the head that PatchGD has; activation checkpointing and offloading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsi_hr.bags.bag import Bag
+from wsi_hr.bags.slide_picture import slide_picture
+from wsi_hr.errors import TrainingError
+from wsi_hr.geometry import Float32Array, UInt8Array
+from wsi_hr.method_config import GDConfig
+from wsi_hr.methods.method import Method, StepContext, Update
+from wsi_hr.methods.recomputed import embed_checkpointed, offloaded
+from wsi_hr.methods.shares import margin, margin_shares, rank_roles
+from wsi_hr.models.encoder import Encoder, embed_packed, frozen
+from wsi_hr.models.heads import HEADS
+from wsi_hr.models.z_block import ZBlock
+from wsi_hr.slide_prediction import SlidePrediction
+
+# Letters: B slides, N patches of a slide, K patches, P patch edge, D embedding, C classes.
+
+
+class GD(Method):
+    """Every patch of every slide with gradient; or the slide as one small picture."""
+
+    def __init__(
+        self,
+        config: GDConfig,
+        encoder: Encoder,
+        class_weights: Sequence[float],
+        head: nn.Module | None = None,
+    ) -> None:
+        super().__init__(encoder, class_weights)
+        self.config = config
+        if config.input == "image":
+            self.head = nn.Linear(encoder.dim, self.num_classes)
+        else:
+            self.head = head or HEADS[config.head](
+                encoder.dim, self.num_classes, dropout=config.dropout
+            )
+
+    @property
+    def min_patches(self) -> int:
+        """One."""
+        return 1
+
+    def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
+        """One optimiser step; the gradient is that of the whole batch, whatever ``micro_batch``.
+
+        Raises:
+            TrainingError: a slide has more patches than ``max_patches``.
+        """
+        for bag in bags:
+            self._require_few(bag)
+        size = self.config.micro_batch or len(bags)
+        total = 0.0
+        for first in range(0, len(bags), size):
+            some = bags[first : first + size]
+            with offloaded(self.encoder.device) if self._offload else nullcontext():
+                loss = self._loss(self._forward(some), some) * (len(some) / len(bags))
+            update.backward(loss)
+            total += float(loss.detach())
+        update.step()
+        return total
+
+    def predict_bag(self, bag: Bag) -> SlidePrediction:
+        """One pass over all patches, a chunk at a time, or over the picture.
+
+        Saliency is each patch's share of the predicted class's margin by integrated gradients, a
+        share below 0 counting as 0; of a picture, how much of the margin's gradient lies on the
+        patch's cell, by size.
+        """
+        predict = self._predict_picture if self.config.input == "image" else self._predict_patches
+        with frozen(self):
+            logits_C, score_N = predict(bag)
+        role = rank_roles(score_N, self.config.num_salient, self.config.num_sub_salient)
+        probs = logits_C.softmax(0).cpu().numpy()
+        return SlidePrediction(bag.slide_id, probs, score_N.cpu().numpy(), role, bag.grid)
+
+    @property
+    def _offload(self) -> bool:
+        return self.config.memory == "offload"
+
+    def _require_few(self, bag: Bag) -> None:
+        if self.config.input == "patches" and len(bag) > self.config.max_patches:
+            raise TrainingError(
+                f"{bag.slide_id}: has {len(bag)} patches, and gd keeps activations of all of them "
+                f"for the gradient; raise method.max_patches ({self.config.max_patches}) if memory "
+                "allows it, or train with --method patchgd or dbps"
+            )
+
+    def _forward(self, bags: Sequence[Bag]) -> Tensor:
+        """Class logits [B, C], with gradient all the way."""
+        if self.config.input == "image":
+            pictures = [slide_picture(bag, self.config.image_px)[0] for bag in bags]
+            return self.head(self.encoder(np.stack(pictures)))
+        patches = np.concatenate([bag.read(np.arange(len(bag))) for bag in bags])
+        z_BND = self._embed(patches).split([len(bag) for bag in bags])
+        return self.head(ZBlock.of_bags(bags, z_BND))
+
+    def _embed(self, patches_KPP3: UInt8Array) -> Tensor:
+        if self.config.memory == "checkpoint":
+            return embed_checkpointed(self.encoder, patches_KPP3, self.config.segments)
+        return self.encoder(patches_KPP3)
+
+    def _predict_patches(self, bag: Bag) -> tuple[Tensor, Tensor]:
+        z_ND = self.encoder.scale.new_empty(len(bag), self.encoder.dim)
+        for _, at, embedding in embed_packed(self.encoder, [bag]):
+            z_ND[at] = embedding
+
+        def logits_of(some_ND: Tensor) -> Tensor:
+            return self.head(ZBlock.of_bags([bag], [some_ND]))[0]
+
+        logits_C = logits_of(z_ND)
+        shares_N = margin_shares(logits_of, z_ND, int(logits_C.argmax()))
+        return logits_C, shares_N.clamp_min(0)
+
+    def _predict_picture(self, bag: Bag) -> tuple[Tensor, Tensor]:
+        picture, scale = slide_picture(bag, self.config.image_px)
+        with torch.enable_grad():
+            pixels = torch.from_numpy(picture[None]).to(self.encoder.scale).requires_grad_()
+            logits_C = self.head(self.encoder(pixels))[0]
+            top = int(logits_C.argmax())
+            (slope,) = torch.autograd.grad(margin(logits_C, top), pixels)
+        slope_EE: Float32Array = slope[0].abs().sum(-1).float().cpu().numpy()
+        score_N = torch.from_numpy(scale.share_by_cell(slope_EE, bag.grid.cells))
+        return logits_C.detach(), score_N

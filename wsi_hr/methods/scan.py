@@ -1,0 +1,124 @@
+"""Passing over all patches of some slides without gradient: embedded, scored, and let go of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsi_hr.bags.bag import Bag
+from wsi_hr.geometry import Int64Array
+from wsi_hr.methods.dual_buffer import BufferScan, Candidates, DualBuffer
+from wsi_hr.models.attention import DualAttention
+from wsi_hr.models.encoder import Encoder, embed_packed, frozen
+
+# Letters: B slides, N patches of a slide, K some of them, D embedding, J rows of logits.
+
+Place = Callable[[Bag, Int64Array, Tensor], Tensor]
+"""Adds what is known of where patches lie to their embeddings [K, D]."""
+
+
+class Scan:
+    """Scores the patches of slides, packed together into chunks of the encoder's size.
+
+    Args:
+        encoder: embeds.
+        attention: scores patches.
+        place: applied before scoring; embeddings are kept without it.
+        reduce: px of a patch, per axis, that are averaged into one for the scan.
+    """
+
+    def __init__(
+        self, encoder: Encoder, attention: DualAttention, place: Place, reduce: int
+    ) -> None:
+        self._encoder = encoder
+        self._attention = attention
+        self._place = place
+        self._reduce = reduce
+
+    def buffers(
+        self, bags: Sequence[Bag], num_salient: int, num_sub_salient: int, chunk: int
+    ) -> list[tuple[DualBuffer, Tensor]]:
+        """Both buffers of every bag as the paper fills them, and the logits f32[J, N] (CPU)."""
+        scans = [BufferScan(num_salient, min(num_sub_salient, len(bag)), chunk) for bag in bags]
+        logits = [torch.empty(self._num_rows, len(bag)) for bag in bags]
+        for number, patches in self._stream(bags, None):
+            scans[number].push(patches)
+            logits[number][:, patches.index.cpu()] = patches.logits.cpu()
+        return [(scan.finish(), of_bag) for scan, of_bag in zip(scans, logits, strict=True)]
+
+    def logits(
+        self, bags: Sequence[Bag], wanted: Sequence[Int64Array] | None = None
+    ) -> list[Candidates]:
+        """The patches of every bag (or those ``wanted``), scored, without their embeddings."""
+        return self._all(bags, wanted, keep=False)
+
+    def embed(self, bags: Sequence[Bag], wanted: Sequence[Int64Array]) -> list[Candidates]:
+        """The patches ``wanted`` of every bag with their embeddings."""
+        return self._all(bags, wanted, keep=True)
+
+    def _all(
+        self, bags: Sequence[Bag], wanted: Sequence[Int64Array] | None, *, keep: bool
+    ) -> list[Candidates]:
+        """4 J bytes a patch, and 4 D more where embeddings are kept."""
+        device, dim = self._encoder.device, self._encoder.dim if keep else 0
+        nums = [len(bag) for bag in bags] if wanted is None else [len(part) for part in wanted]
+        # one block for all: thousands of small tensors kept alive would fragment the heap
+        everything = [
+            Candidates(
+                torch.empty(num, dtype=torch.int64, device=device),
+                torch.empty(num, dim, device=device),
+                torch.empty(self._num_rows, num, device=device),
+            )
+            for num in nums
+        ]
+        done = [0] * len(nums)
+        for number, patches in self._stream(bags, wanted):
+            part = slice(done[number], done[number] + len(patches))
+            everything[number].index[part] = patches.index
+            everything[number].embedding[part] = patches.embedding[:, :dim]
+            everything[number].logits[:, part] = patches.logits
+            done[number] = part.stop
+        return everything
+
+    def _stream(
+        self, bags: Sequence[Bag], wanted: Sequence[Int64Array] | None
+    ) -> Iterator[tuple[int, Candidates]]:
+        for number, at, embedding in embed_packed(self._encoder, bags, wanted, reduce=self._reduce):
+            with frozen(self._attention):
+                logits = self._attention.logits(self._place(bags[number], at, embedding))
+            index = torch.from_numpy(at).to(embedding.device)
+            yield number, Candidates(index, embedding, logits)
+
+    @property
+    def _num_rows(self) -> int:
+        return self._attention.num_rows
+
+
+def refreshed(
+    before_JN: Tensor, share: float, num_best: int, score: Callable[[Tensor], Tensor],
+    rng: np.random.Generator,
+) -> Int64Array:  # fmt: skip
+    """Which patches to score anew: those never scored, the best so far, and a random part.
+
+    Args:
+        before_JN: logits kept of the epoch before, NaN where there are none.
+        share: part of the others that is drawn.
+        num_best: how many of the best so far.
+        score: of logits [J, L], higher is better.
+        rng: draws.
+
+    Returns:
+        Sorted positions i64[K].
+    """
+    known = ~before_JN.isnan().any(0)
+    chosen = ~known
+    at = known.nonzero()[:, 0]
+    best = score(before_JN[:, at]).argsort(descending=True, stable=True)[:num_best]
+    chosen[at[best]] = True
+    others = (~chosen).nonzero()[:, 0].numpy()
+    drawn = rng.permutation(others)[: round(share * len(others))]
+    chosen[torch.from_numpy(drawn)] = True
+    return chosen.nonzero()[:, 0].numpy()

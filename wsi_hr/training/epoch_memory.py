@@ -1,0 +1,72 @@
+"""What an epoch leaves of every slide for the next: one small file a slide, in the run folder.
+
+Files of an epoch are never overwritten by the next one, so a run that was killed in the middle of
+an epoch starts it again from what the undisturbed run had started it from.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from wsi_hr.errors import CheckpointError
+from wsi_hr.geometry import Float32Array
+from wsi_hr.runtime import atomic_path
+
+MEMORY = "memory"
+_CRC_BYTES = 4
+
+
+class EpochMemory:
+    """The memory of one epoch: reads what the one before kept, keeps for the one after.
+
+    Args:
+        run_dir: the run's folder.
+        epoch: counted from 0.
+    """
+
+    def __init__(self, run_dir: Path, epoch: int) -> None:
+        self._before = _folder(run_dir, epoch - 1)
+        self._now = _folder(run_dir, epoch)
+        self._now.mkdir(parents=True, exist_ok=True)
+        for older in run_dir.joinpath(MEMORY).iterdir():
+            if older not in (self._before, self._now):
+                shutil.rmtree(older)
+
+    def recall(self, slide_id: str) -> Float32Array | None:
+        """f32[J, N] kept of the slide by the epoch before, or None.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        path = self._before / f"{slide_id}.npy"
+        if not path.exists():
+            return None
+        data = path.read_bytes()
+        content = data[:-_CRC_BYTES]
+        if zlib.crc32(content).to_bytes(_CRC_BYTES, "little") != data[-_CRC_BYTES:]:
+            raise CheckpointError(
+                f"{path}: does not match its checksum; train again into another folder"
+            )
+        return np.load(io.BytesIO(content), allow_pickle=False)
+
+    def keep(self, slide_id: str, values_JN: Float32Array) -> None:
+        """Keep f32[J, N] of the slide for the epoch after."""
+        buffer = io.BytesIO()
+        np.save(buffer, values_JN, allow_pickle=False)
+        content = buffer.getvalue()
+        with atomic_path(self._now / f"{slide_id}.npy") as tmp:
+            tmp.write_bytes(content + zlib.crc32(content).to_bytes(_CRC_BYTES, "little"))
+
+
+def forget(run_dir: Path) -> None:
+    """Remove the memory of a run that is at its end."""
+    shutil.rmtree(run_dir / MEMORY, ignore_errors=True)
+
+
+def _folder(run_dir: Path, epoch: int) -> Path:
+    return run_dir / MEMORY / f"epoch-{epoch:05}"
