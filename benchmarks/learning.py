@@ -23,10 +23,9 @@ import torch
 
 from benchmarks.learning_cohort import Cohort, measure_metrics
 from benchmarks.learning_memory import measure_memory
-from benchmarks.learning_rows import ROWS
+from benchmarks.learning_rows import ROWS, reason
 from benchmarks.learning_time import Missing, measure_passes, measure_steps
 from benchmarks.measure import TARGET_HEADING, Rounds, Target, machine
-from wsi_hr.errors import WsiHrError
 from wsi_hr.training.run import pick_device
 
 _PACKAGES = ("torch", "timm", "numpy", "simplejpeg", "wsi-hr")
@@ -163,8 +162,8 @@ def measure_peaks(scale: Scale) -> tuple[dict[str, float], Missing]:
                 [*scale.settings, *row.settings], [scale.num_patches],
                 num_bags=scale.num_bags, patch_px=scale.patch_px,
             )  # fmt: skip
-        except (WsiHrError, ChildProcessError) as error:
-            missing[f"{name} peak"] = str(error)
+        except Exception as error:  # one method's failure is no other's
+            missing[f"{name} peak"] = reason(error)
     return peaks, missing
 
 
@@ -179,8 +178,8 @@ def measure_flatness(scale: Scale) -> tuple[dict[str, dict[str, float]], Missing
             peaks = measure_memory(
                 settings, scale.memory_sizes, patch_px=scale.memory_px, endless=True, predict=True
             )
-        except (WsiHrError, ChildProcessError) as error:
-            missing[f"{name} memory"] = str(error)
+        except Exception as error:  # one method's failure is no other's
+            missing[f"{name} memory"] = reason(error)
             continue
         memory[name] = dict(zip(map(str, scale.memory_sizes), peaks, strict=True))
     return memory, missing
@@ -211,8 +210,8 @@ def print_table(report: dict) -> None:
         value = report.get(name)
         value = math.nan if value is None else value
         print(target.line(value, *report["spread"].get(name, (value, value))))
-    for name, reason in report["missing"].items():
-        print(f"not measured: {name}: {reason}")
+    for name, why in report["missing"].items():
+        print(f"not measured: {name}: {why}")
 
 
 def _median(rounds: Rounds, name: str) -> float | None:

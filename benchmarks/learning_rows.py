@@ -11,6 +11,7 @@ import torch
 
 from wsi_hr.bags.bag import Bag
 from wsi_hr.config import resolve_config
+from wsi_hr.errors import WsiHrError
 from wsi_hr.geometry import Float32Array, Int64Array, UInt8Array
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import Method, StepContext
@@ -47,13 +48,23 @@ ROWS = {
     "gd_checkpoint": Row("GD*, checkpointing", ("method.name=gd", "method.memory=checkpoint")),
     "ips": Row("IPS", ("method.name=ips", *_HARD), ()),
     "dbps": Row("DBPS", ("method.name=dbps", *_HARD), ()),
-    "patchgd": Row("PatchGD, sampled", ("method.name=patchgd",), ("method.block=8",)),
+    # part of the inner steps will do: all are of one size
+    "patchgd": Row(
+        "PatchGD, sampled", ("method.name=patchgd",), ("method.block=8", "method.coverage=0.05")
+    ),
     "patchgd_exact": Row("PatchGD, exact", _EXACT, ("method.block=8",)),
     "abmil": Row("ABMIL, frozen features", ("method.name=abmil",), ()),
     "abmilx": Row("ABMILX, end to end", ("method.name=abmilx",)),
 }
 
 REFRESHED = ("method.name=dbps", *_HARD, "method.score=global", "method.scan_refresh=0.2")
+
+
+def reason(error: Exception) -> str:
+    """Why something could not be measured, in one line."""
+    if isinstance(error, WsiHrError):
+        return str(error)
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 class Remembered:
@@ -89,9 +100,7 @@ class Trial:
         torch.manual_seed(0)
         encoder = build_encoder(config.encoder, patch_px)
         self.method: Method = build_method(config.method, encoder, [1.0, 1.0]).to(self.device)
-        keep_in = getattr(self.method, "keep_in", None)
-        if keep_in is not None:
-            keep_in(folder)
+        self.method.keep_in(folder)
         self._update = AdamWUpdate(self.method, config.train)
         self._update.set_epoch(config.train.epochs / 2)
         self._memory = Remembered()
@@ -137,7 +146,8 @@ class EndlessPatches(MemoryPatches):
     """N patches that are made when they are read, so that only the method's own memory counts."""
 
     def __init__(self, num_patches: int, patch_px: int) -> None:
-        super().__init__(np.zeros((num_patches, 1, 1, 3), np.uint8))
+        pixels = np.zeros((num_patches, 1, 1, 3), np.uint8)
+        super().__init__(pixels, slide_id=f"slide of {num_patches}")
         self._patch_px = patch_px
 
     def read(self, indices: Int64Array) -> UInt8Array:

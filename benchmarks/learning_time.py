@@ -15,13 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.learning_rows import REFRESHED, ROWS, Trial, noise_bags
+from benchmarks.learning_rows import REFRESHED, ROWS, Trial, noise_bags, reason
 from benchmarks.measure import Rounds, seconds
 from wsi_hr.bags.bag import Bag
-from wsi_hr.errors import WsiHrError
 from wsi_hr.methods.dbps import DBPS
 
 # Letters: N patches of a slide.
+
+_EPOCHS = {
+    "ips_epoch_x": ROWS["ips"].settings,
+    "dbps_refresh_epoch_x": REFRESHED,
+    "patchgd_epoch_x": ROWS["patchgd"].settings,
+    "patchgd_exact_epoch_x": ROWS["patchgd_exact"].settings,
+    "abmilx_epoch_x": ROWS["abmilx"].settings,
+}
 
 Missing = dict[str, str]
 """What could not be measured, and why."""
@@ -43,8 +50,8 @@ def measure_steps(
                 trial = Trial([*settings, *row.settings], patch_px, Path(folder) / name)
                 trial.step(bags)  # what is done once is no part of a step
                 trials[name] = trial
-            except WsiHrError as error:
-                missing[name] = str(error)
+            except Exception as error:  # one method's failure is no other's
+                missing[name] = reason(error)
         for _ in range(repeats):
             for name, trial in trials.items():
                 rounds.add(f"{name}_ms", 1000 * seconds(partial(trial.step, bags)))
@@ -67,25 +74,22 @@ def measure_passes(
             return Trial([*settings, *more], patch_px, Path(folder))
 
         dbps = made(ROWS["dbps"].settings)
+        frozen_pass = bare_pass(dbps, bag)
+        frozen_pass()
         works: dict[str, Callable[[], object]] = {
             "scan_overhead_x": scan(dbps, bag),
             "prediction_x": partial(dbps.predict, [bag]),
             "dbps_epoch_x": partial(dbps.step, [bag]),
         }
-        for name, more in {
-            "ips_epoch_x": ROWS["ips"].settings,
-            "dbps_refresh_epoch_x": REFRESHED,
-            "patchgd_epoch_x": ROWS["patchgd"].settings,
-            "patchgd_exact_epoch_x": ROWS["patchgd_exact"].settings,
-            "abmilx_epoch_x": ROWS["abmilx"].settings,
-        }.items():
+        for work in works.values():
+            work()  # buffers, and what an epoch leaves for the next
+        for name, more in _EPOCHS.items():
             try:
                 works[name] = partial(made(more).step, [bag])
-            except WsiHrError as error:
-                missing[name] = str(error)
-        frozen_pass = bare_pass(dbps, bag)
-        for work in (frozen_pass, *works.values()):
-            work()  # buffers, and what an epoch leaves for the next
+                works[name]()
+            except Exception as error:  # one method's failure is no other's
+                works.pop(name, None)
+                missing[name] = reason(error)
         for _ in range(repeats):
             for name, work in works.items():
                 before_s, work_s, after_s = (seconds(w) for w in (frozen_pass, work, frozen_pass))

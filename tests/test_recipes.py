@@ -56,7 +56,7 @@ class TestRecipe:
         """The attention's heads must divide the encoder's width; weights are not needed for it."""
         config = resolve(name, {}, [])
         encoder: Any = timm.create_model(config.encoder.name, num_classes=0)
-        assert encoder.num_features % getattr(config.method, "heads", 8) == 0
+        assert encoder.num_features % (getattr(config.method, "heads", None) or 8) == 0
 
     def test_it_opens_with_a_sentence(self, name: str) -> None:
         first = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]

@@ -11,7 +11,7 @@ from torch import nn
 from wsi_hr.bags.bag import Bag
 from wsi_hr.errors import ConfigError
 from wsi_hr.method_config import PatchGDConfig
-from wsi_hr.methods.patchgd import PatchGD
+from wsi_hr.methods.patchgd import PatchGD, _block
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.models.heads import HEADS
 
@@ -40,7 +40,7 @@ def whole_slide_gradient(method: PatchGD, slides: list[Bag]) -> dict[str, torch.
     units = [method._units(bag) for bag in slides]
     z = [u.vectors(all_, method.encoder(u.read(all_)))[0]
          for u in units for all_ in [np.arange(len(u))]]  # fmt: skip
-    method._loss(method._logits(units, z), slides).backward()
+    method._loss(method.head(_block(units, z)), slides).backward()
     grads = {name: p.grad.clone() for name, p in method.named_parameters()}
     method.zero_grad(set_to_none=True)
     return grads

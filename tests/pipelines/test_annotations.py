@@ -22,7 +22,7 @@ from wsi_hr.training.loop import BEST, LAST, METRICS
 
 DENSE = (
     "method.name=patchgd", "method.head=window", "method.heads=1", "method.sample=0.25",
-    "train.epochs=8", "train.lr=0.003",
+    "train.epochs=16", "train.lr=0.003",
 )  # fmt: skip
 
 

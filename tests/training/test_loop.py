@@ -85,8 +85,8 @@ def method_for(cfg: Config) -> nn.Module:
     return build_method(cfg.method, encoder, [1.0, 1.0], cfg.dense)
 
 
-# Twice what either needs on one machine: on another, rounding sends the same seed another way.
-@pytest.mark.parametrize(("name", "epochs"), [("dbps", 25), ("patchgd", 50)])
+# Twice what each needs on one machine: on another, rounding sends the same seed another way.
+@pytest.mark.parametrize(("name", "epochs"), [("dbps", 25), ("patchgd", 50), ("abmilx", 25)])
 def test_it_learns_what_can_be_learned(tmp_path, name: str, epochs: int) -> None:
     cfg = config(name, epochs=epochs)
     history = fit(method_for(cfg), data(), cfg, tmp_path, {})

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from wsi_hr.bags.bag import Bag
 from wsi_hr.config import Config, resolve_config
 from wsi_hr.errors import CheckpointError
-from wsi_hr.methods.dbps import DBPS
-from wsi_hr.methods.method import StepContext, Update
-from wsi_hr.models.encoder import Encoder
+from wsi_hr.methods import build_method
+from wsi_hr.methods.method import Method, NoMemory, StepContext, Update
+from wsi_hr.models.encoder import Encoder, load_net
+from wsi_hr.models.thumbnail_vit import at_patches, build_thumbnail_vit, token_grid
 from wsi_hr.runtime import rng_for
-from wsi_hr.samplers.attention import Attention
+from wsi_hr.samplers.attention import Attention, attention_weights
+from wsi_hr.samplers.draw import gumbel_top
 from wsi_hr.samplers.features import colour_features
 from wsi_hr.samplers.glance import Glance
 from wsi_hr.testing.memory_patches import MemoryPatches
@@ -46,20 +49,14 @@ class MemoryBags:
         return self.bags[slide_id]
 
 
-class Watched(DBPS):
-    """DBPS that tells which patches it was given."""
-
-    def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
-        seen.append([(bag.slide_id, bag.indices.tolist()) for bag in bags])
-        return super().train_bags(bags, update, context)
-
-
 seen: list[list[tuple[str, list[int]]]] = []
+recalled: list[list[np.ndarray | None]] = []
 
 
 @pytest.fixture(autouse=True)
 def _nothing_seen() -> None:
     seen.clear()
+    recalled.clear()
 
 
 def data() -> TrainingSet:
@@ -68,17 +65,35 @@ def data() -> TrainingSet:
     return TrainingSet(bags, ("s0", "s1", "s2", "s3"), ("s4", "s5"), labels)  # pyright: ignore
 
 
-def config(sampler: object, epochs: int = 4) -> Config:
-    method = {"name": "dbps", "num_salient": 4, "num_sub_salient": 4, "heads": 2, "explore": "none"}
+THUMBNAIL = MemoryBags().open("s1").source.thumbnail
+
+METHODS = {
+    "dbps": {"num_salient": 4, "num_sub_salient": 4, "heads": 2, "explore": "none"},
+    "patchgd": {"sample": 0.5},
+}
+
+
+def config(sampler: object, epochs: int = 4, method: str = "dbps") -> Config:
     train = {"epochs": epochs, "batch_size": 2, "lr": 0.01}
-    return resolve_config({"sampler": sampler, "method": method, "train": train, "seed": 5})
+    settings = {"name": method, **METHODS[method]}
+    return resolve_config({"sampler": sampler, "method": settings, "train": train, "seed": 5})
 
 
-def method_for(cfg: Config) -> Watched:
+def method_for(cfg: Config) -> Method:
+    """A small method that tells which patches it was given, and what it could recall of them."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
                         nn.Flatten())  # fmt: skip
-    return Watched(cfg.method, Encoder(net, dim=8, chunk=8), [1.0, 1.0])  # pyright: ignore
+    method = build_method(cfg.method, Encoder(net, dim=8, chunk=8), [1.0, 1.0])
+    own = method.train_bags
+
+    def watched(bags: Sequence[Bag], update: Update, context: StepContext) -> float:
+        seen.append([(bag.slide_id, bag.indices.tolist()) for bag in bags])
+        recalled.append([context.memory.recall(bag.slide_id) for bag in bags])
+        return own(bags, update, context)
+
+    method.train_bags = watched
+    return method
 
 
 ATTENTION = {"name": "attention", "keep": 0.6, "aggregate": "entropy"}
@@ -91,10 +106,12 @@ class _Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "sampler", [ATTENTION, LEARNED, CHAIN], ids=["attention", "learned", "both"]
+    ("sampler", "method"),
+    [(ATTENTION, "dbps"), (ATTENTION, "patchgd"), (LEARNED, "dbps"), (CHAIN, "dbps")],
+    ids=["attention", "attention patchgd", "learned", "both"],
 )
-def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, sampler) -> None:
-    cfg = config(sampler)
+def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, sampler, method: str) -> None:
+    cfg = config(sampler, method=method)
     whole = tmp_path / "whole"
     whole.mkdir()
     expected = fit(method_for(cfg), data(), cfg, whole, {})
@@ -143,32 +160,27 @@ def test_what_another_run_kept_before_it_was_stopped_is_forgotten(tmp_path) -> N
 
 def test_attention_draws_from_what_the_epoch_before_kept(tmp_path) -> None:
     """What an epoch sees is drawn by the logits kept in the epoch before, by hand."""
-    cfg, kept = config(ATTENTION, epochs=2), {}
-
-    class Noting(Watched):
-        def train_bags(self, bags, update, context) -> float:
-            for bag in bags:
-                kept.setdefault(bag.slide_id, []).append(context.memory.recall(bag.slide_id))
-            return super().train_bags(bags, update, context)
-
-    method = method_for(cfg)
-    method.__class__ = Noting
-    training = data()
-    fit(method, training, cfg, tmp_path, {})
-    for batch in seen[2:]:
-        for slide_id, indices in batch:
-            before, logits = kept[slide_id]
-            assert before is None
+    cfg, training = config(ATTENTION, epochs=2), data()
+    fit(method_for(cfg), training, cfg, tmp_path, {})
+    assert all(logits is None for batch in recalled[:2] for logits in batch)
+    for batch, before in zip(seen[2:], recalled[2:], strict=True):
+        for (slide_id, indices), logits in zip(batch, before, strict=True):
+            assert logits is not None
             bag = training.bags.open(slide_id)
-
-            class Told:
-                def attention(self, logits=logits, bag=bag):
-                    return logits[:, bag.indices]
-
-            told = Glance(slide_id, 1, bag.grid, Told())  # pyright: ignore[reportArgumentType]
+            told = Glance(slide_id, 1, bag.grid, Told(logits[:, bag.indices]))  # pyright: ignore
             drawn = Attention(cfg.sampler[0]).select(told, 8, rng_for(5, 1, slide_id, "drop"))  # pyright: ignore
             assert bag.indices[drawn].tolist() == indices
             assert np.isnan(logits).any(axis=0).sum() >= len(logits[0]) - 0.6 * len(bag) - 1
+
+
+class Told:
+    """A sight of attention alone."""
+
+    def __init__(self, logits: np.ndarray) -> None:
+        self.logits = logits
+
+    def attention(self) -> np.ndarray:
+        return self.logits
 
 
 def test_the_learned_sampler_is_in_the_last_checkpoint_alone(tmp_path) -> None:
@@ -241,3 +253,34 @@ def test_the_thumbnail_is_looked_at_through_the_bags_view(tmp_path) -> None:
     assert chosen.indices.tolist() == sorted(expected.tolist())
     # the four bright patches, one of which is unreadable, are among those
     assert {4, 5} <= set(chosen.indices.tolist())
+
+
+def test_the_thumbnail_is_looked_at_once_and_by_the_same_eyes_every_epoch(
+    tmp_path, monkeypatch
+) -> None:
+    """Draws of two epochs by hand, from what the transformer itself says of the thumbnail."""
+    torch.manual_seed(0)
+    weights = tmp_path / "vit.safetensors"
+    save_file(load_net("test_vit", "none").state_dict(), weights)
+    sampler = {"name": "attention", "source": "thumbnail", "keep": 0.5, "vit": "test_vit",
+               "vit_weights": str(weights)}  # fmt: skip
+    cfg = config(sampler, method="patchgd")
+    sampling = Sampling(cfg.sampler, 5, CPU, tmp_path)
+    bag = MemoryBags().open("s1")
+    source = bag.source
+    look = build_thumbnail_vit("test_vit", str(weights)).look(
+        source.thumbnail, token_grid(source.grid, source.level0_size)
+    )
+    logits = at_patches(look, source.grid, source.level0_size)[:, bag.indices]
+    weighed = attention_weights(logits.astype(np.float16), "mean")
+    looks = []
+    monkeypatch.setattr(
+        MemoryPatches, "thumbnail", property(lambda _: looks.append(1) or THUMBNAIL)
+    )
+    for epoch in (0, 1):
+        chosen = sampling.choose(bag, epoch, 4, NoMemory())
+        drawn = gumbel_top(np.log(weighed), len(bag) // 2, rng_for(5, epoch, "s1", "drop"))
+        if epoch == 0:
+            assert looks == [1]
+        assert chosen.indices.tolist() == bag.indices[np.sort(drawn)].tolist()
+    assert looks == [1]

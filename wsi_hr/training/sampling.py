@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from wsi_hr.bags.bag import Bag, PatchSource
 from wsi_hr.errors import CheckpointError
-from wsi_hr.geometry import Float32Array
+from wsi_hr.geometry import Float32Array, Int64Array
 from wsi_hr.methods.method import SlideMemory
 from wsi_hr.models.thumbnail_vit import ThumbnailViT, at_patches, build_thumbnail_vit, token_grid
 from wsi_hr.runtime import rng_for
@@ -42,6 +44,7 @@ class Sampling:
 
     Attributes:
         reads_attention: whether the method's attention of the epoch before is asked for.
+        distillation: what the learned sampler learns; None where it is not asked for.
 
     Raises:
         ConfigError: the vision transformer that is asked for cannot be had.
@@ -57,13 +60,13 @@ class Sampling:
         self._vit: ThumbnailViT | None = None
         self._looks: dict[str, npt.NDArray[np.float16]] = {}
         self._learned: LearnedConfig | None = None
-        self._distillation: Distillation | None = None
+        self.distillation: Distillation | None = None
         for config in samplers:
             if isinstance(config, AttentionConfig) and config.source == "thumbnail":
                 self._vit = build_thumbnail_vit(config.vit, config.vit_weights).to(device)
             if isinstance(config, LearnedConfig):
                 self._learned = config
-                self._distillation = Distillation(config, seed, device)
+                self.distillation = Distillation(config, seed, device)
 
     def choose(self, bag: Bag, epoch: int, at_least: int, memory: SlideMemory) -> Bag:
         """The part of ``bag`` that ``epoch`` sees, ``at_least`` patches where it has as many.
@@ -98,14 +101,8 @@ class Sampling:
             self._looks[source.slide_id] = look
         return at_patches(look.astype(np.float32), source.grid, source.level0_size)
 
-    def scores(self, source: PatchSource, epoch: int) -> Float32Array | None:
-        """f32[N] of the learned sampler; None in its first epochs."""
-        if self._distillation is None or epoch < _UNTAUGHT:
-            return None
-        return self._distillation.scores(features_of(source), source.grid.cells.astype(np.int64))
-
     def _teach(self, config: LearnedConfig, sight: _Sight) -> None:
-        assert self._distillation is not None
+        assert self.distillation is not None
         source = sight.bag.source
         teachers = EpochMemory(self._run_dir / TEACHER, sight.epoch)
         before = teachers.recall(source.slide_id)
@@ -117,26 +114,25 @@ class Sampling:
             return
         teachers.keep(source.slide_id, before)
         if np.isfinite(before).any():
-            cells = source.grid.cells.astype(np.int64)
-            self._distillation.learn(features_of(source), cells, before[0])
+            self.distillation.learn(sight.all_features, sight.all_cells, before[0])
 
     def tensors(self) -> dict[str, Tensor]:
         """What samplers have learned, for the checkpoint of an epoch."""
-        return {} if self._distillation is None else self._distillation.tensors()
+        return {} if self.distillation is None else self.distillation.tensors()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on with what they had learned."""
-        if self._distillation is not None:
-            self._distillation.restore(checkpoint)
+        if self.distillation is not None:
+            self.distillation.restore(checkpoint)
 
     def forget(self) -> None:
         """Remove what was kept for the next epoch."""
         forget(self._run_dir / TEACHER)
-        if self._learned is not None and (self._run_dir / TEACHER).is_dir():
+        with suppress(OSError):  # not there, or holds what is not ours
             (self._run_dir / TEACHER).rmdir()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Sight:
     """What is asked for of one bag; see :class:`wsi_hr.samplers.glance.Sight`."""
 
@@ -145,8 +141,19 @@ class _Sight:
     epoch: int
     memory: SlideMemory
 
+    @cached_property
+    def all_features(self) -> Float32Array:
+        """Colour features f32[N, F] of all patches of the slide."""
+        source = self.bag.source
+        return colour_features(source.grid, source.thumbnail, source.level0_size)
+
+    @property
+    def all_cells(self) -> Int64Array:
+        """i64[N, 2] of all patches of the slide."""
+        return self.bag.source.grid.cells.astype(np.int64)
+
     def features(self) -> Float32Array:
-        return features_of(self.bag.source)[self.bag.indices]
+        return self.all_features[self.bag.indices]
 
     def attention(self) -> Float32Array | None:
         logits_JN = recall(self.memory, self.bag.source)
@@ -156,13 +163,10 @@ class _Sight:
         return self.sampling.thumbnail_logits(self.bag.source)[:, self.bag.indices]
 
     def scores(self) -> Float32Array | None:
-        found = self.sampling.scores(self.bag.source, self.epoch)
-        return None if found is None else found[self.bag.indices]
-
-
-def features_of(source: PatchSource) -> Float32Array:
-    """Colour features f32[N, F] of all patches of a slide."""
-    return colour_features(source.grid, source.thumbnail, source.level0_size)
+        student = self.sampling.distillation
+        if student is None or self.epoch < _UNTAUGHT:
+            return None
+        return student.scores(self.all_features, self.all_cells)[self.bag.indices]
 
 
 def recall(memory: SlideMemory, source: PatchSource) -> Float32Array | None:
