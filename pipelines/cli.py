@@ -19,6 +19,7 @@ from wsi_hr.errors import TrainingError, WsiHrError
 
 if TYPE_CHECKING:
     from wsi_hr.config import TileConfig
+    from wsi_hr.remote import Place
 
 EXIT_DONE = 0
 EXIT_SOME_FAILED = 1
@@ -136,7 +137,9 @@ def _root(
 @app.command(epilog="Example: wsi-hr tile slides/ -o store --mpp 0.5 --patch-size 256")
 def tile(
     slides: Slides,
-    store: Annotated[Path, typer.Option("-o", "--output", help="Folder for the patch stores.")],
+    store: Annotated[
+        str, typer.Option("-o", "--output", help="Folder for the patch stores, or s3://... .")
+    ],
     mpp: Mpp = None,
     patch_size: PatchSize = None,
     resample: Annotated[
@@ -166,18 +169,19 @@ def tile(
     """Cut slides into patch stores with tissue masks; every slide ends in STORE/status.csv."""
     from pipelines.settings import scales_option
     from pipelines.tile import tile_stage
+    from wsi_hr.remote import place
 
     asked = {"tile.patch_size": patch_size, "tile.resample": resample, **scales_option(mpp)}
     config = _resolve(recipe, asked, assignments)
-    console = _stdout()
+    console, where = _stdout(), place(store)
     if dry_run:
         _tell_plan(
-            slides, store, config.tile, mpp_override, coords, masks, workers, scheduler, console
+            slides, where, config.tile, mpp_override, coords, masks, workers, scheduler, console
         )
         return
     rows = tile_stage(
         slides,
-        store,
+        where,
         config.tile,
         mpp_override=mpp_override,
         coords=coords,
@@ -186,13 +190,13 @@ def tile(
         scheduler=scheduler,
         console=console,
     )
-    _finish(rows, store / "status.csv", console)
+    _finish(rows, where / "status.csv", console)
 
 
 @app.command(epilog="Example: wsi-hr verify store --slides slides/")
 def verify(
     stores: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(help="What wsi-hr tile wrote, or single stores.", show_default=False),
     ],
     slides: Annotated[
@@ -202,9 +206,10 @@ def verify(
 ) -> None:
     """Read every file of the stores back and say what is missing, changed or left over."""
     from pipelines.verify import verify_stage
+    from wsi_hr.remote import place
 
     console = _stdout()
-    report = verify_stage(stores, slides or (), console=console)
+    report = verify_stage([place(store) for store in stores], slides or (), console=console)
     say(console, *report.sentences, report.summary)
     if report.sentences:
         raise typer.Exit(EXIT_SOME_FAILED)
@@ -212,7 +217,7 @@ def verify(
 
 @app.command(epilog="Example: wsi-hr export store -o clam --format clam")
 def export(
-    store: Annotated[Path, typer.Argument(help="What wsi-hr tile wrote.", show_default=False)],
+    store: Annotated[str, typer.Argument(help="What wsi-hr tile wrote.", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files.")],
     form: Annotated[
         str,
@@ -223,15 +228,16 @@ def export(
 ) -> None:
     """Write patches as files of other programs; what is there already is kept."""
     from pipelines.export import EXPORT_FILE, export_stage
+    from wsi_hr.remote import place
 
     console = _stdout()
-    rows = export_stage(store, out, form, console=console)
+    rows = export_stage(place(store), out, form, console=console)
     _finish(rows, out / EXPORT_FILE, console)
 
 
 @app.command(epilog="Example: wsi-hr sample store -o sample --sampler windows")
 def sample(
-    store: Annotated[Path, typer.Argument(help="What wsi-hr tile wrote.", show_default=False)],
+    store: Annotated[str, typer.Argument(help="What wsi-hr tile wrote.", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--output", help="Folder for tables and pictures.")],
     sampler: SamplerName = None,
     epoch: Annotated[int, typer.Option(help="Which epoch, counted from 0.", min=0)] = 0,
@@ -245,16 +251,17 @@ def sample(
 ) -> None:
     """Show what an epoch of training would see: patches kept and dropped, drawn and listed."""
     from pipelines.sample import SAMPLE_FILE, sample_stage
+    from wsi_hr.remote import place
 
     config = _resolve(recipe, {"seed": seed, "sampler.name": sampler}, assignments)
     console = _stdout()
-    rows = sample_stage(store, out, config, epoch=epoch, mpp=mpp, console=console)
+    rows = sample_stage(place(store), out, config, epoch=epoch, mpp=mpp, console=console)
     _finish(rows, out / SAMPLE_FILE, console)
 
 
 @app.command(epilog="Example: wsi-hr train store --labels labels.csv -o run --method dbps")
 def train(
-    store: Annotated[Path, typer.Argument(help="What wsi-hr tile wrote.", show_default=False)],
+    store: Annotated[str, typer.Argument(help="What wsi-hr tile wrote.", show_default=False)],
     labels: Annotated[
         Path, typer.Option(help="CSV with a slide and a label column; optional: patient, split.")
     ],
@@ -291,6 +298,7 @@ def train(
 ) -> None:
     """Train a slide classifier end to end; started again after a kill, it goes on."""
     from pipelines.train import LabelsSource, train_stage
+    from wsi_hr.remote import place
 
     options = {
         "seed": seed,
@@ -305,7 +313,9 @@ def train(
     source = LabelsSource(labels, slide_column, label_column, patient_column)
     console = _stdout()
     config = _resolve(recipe, options, assignments)
-    report = train_stage(store, source, run, config, console, mpp=mpp, annotations=annotations)
+    report = train_stage(
+        place(store), source, run, config, console, mpp=mpp, annotations=annotations
+    )
     if report.test:
         say(console, f"held-out slides: {_metrics(report.test)}")
     say(console, f"next: wsi-hr predict {run} SLIDES -o OUT")
@@ -315,7 +325,7 @@ def train(
 def predict(
     run: Annotated[Path, typer.Argument(help="What wsi-hr train wrote.", show_default=False)],
     inputs: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(help="One store folder, or slides as for wsi-hr tile.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("-o", "--output", help="Folder for the predictions.")],
@@ -332,12 +342,13 @@ def predict(
     """Predict slides and draw what was salient; slides are tiled on the way as the run's were."""
     from pipelines.predict import PREDICTIONS, predict_stage
     from wsi_hr.prediction.heatmap import RESEARCH_USE
+    from wsi_hr.remote import place
 
     console = _stdout()
     say(console, RESEARCH_USE)
     report = predict_stage(
         run,
-        inputs,
+        [place(given) for given in inputs],
         out,
         split=split,
         device=device or "auto",
@@ -475,7 +486,7 @@ def _resolve(recipe: str | None, options: dict[str, Any], assignments: list[str]
     return resolve(recipe, options, assignments)
 
 
-def _finish(rows: list[dict[str, str]], table: Path, console: Console) -> None:
+def _finish(rows: list[dict[str, str]], table: Place, console: Console) -> None:
     """Say how many slides ended how, list the failures, and exit 1 if there are any."""
     counts: dict[str, int] = {}
     for row in rows:
@@ -491,7 +502,7 @@ def _finish(rows: list[dict[str, str]], table: Path, console: Console) -> None:
 
 def _tell_plan(
     slides: list[Path],
-    store: Path,
+    store: Place,
     config: TileConfig,
     mpp_override: float | None,
     coords: Path | None,
@@ -502,7 +513,12 @@ def _tell_plan(
 ) -> None:
     """Say what tiling would take; exit 2 where the disk has no room, 1 where slides would fail."""
     from pipelines.dry_run import dry_run, print_dry_run
+    from wsi_hr.errors import ConfigError
 
+    if not isinstance(store, Path):
+        raise ConfigError(
+            f"--dry-run -o {store}: looks whether a disk has room; give a folder for the plan"
+        )
     plan = dry_run(
         slides,
         store,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from wsi_hr import __version__
 from wsi_hr.errors import ConfigError
+from wsi_hr.remote import Place, place
+from wsi_hr.runtime import scratch_folder
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -52,7 +53,7 @@ class Shared:
         slide: one of the slides.
     """
 
-    lock: Path
+    lock: Place
     slide: Path
 
 
@@ -93,13 +94,13 @@ def open_client(where: Where, threads: int) -> Iterator[Client]:
             yield client
         return
     with (
-        tempfile.TemporaryDirectory(prefix="wsi-hr-") as scratch,
+        scratch_folder() as scratch,
         LocalCluster(
             n_workers=1,
             threads_per_worker=threads,
             processes=False,
             memory_limit=0,
-            local_directory=scratch,
+            local_directory=str(scratch),
             silence_logs=logging.CRITICAL,
             **_NO_DASHBOARD,
         ) as cluster,
@@ -151,11 +152,11 @@ def issue(client: Client, run: str, scheduler: str, shared: Shared) -> Ticket:
     """
     found: dict[str, object] = {"the scheduler": _asked_scheduler(client)}
     found |= asked_workers(client, version_here)
-    for place, version in sorted(found.items()):
+    for node, version in sorted(found.items()):
         if version != __version__:
             said = version if isinstance(version, str) else "none, or one that is too old"
             raise ConfigError(
-                f"--scheduler {scheduler}: {place} has another wsi-hr ({said}) than this machine "
+                f"--scheduler {scheduler}: {node} has another wsi-hr ({said}) than this machine "
                 f"({__version__}); install the same version everywhere"
             )
     lock = shared.lock.absolute()
@@ -194,18 +195,19 @@ def asked_workers(
 
 def misfit(ticket: Ticket) -> str:
     """Why this process cannot work for a run; empty where it can."""
-    host, lock = socket.gethostname(), Path(ticket.lock)
+    host, lock = socket.gethostname(), place(ticket.lock)
     if ticket.version != __version__:
         return (
             f"the worker on {host} has wsi-hr {__version__}, the run {ticket.version}; install the "
             "same version everywhere"
         )
     try:
-        os.listdir(lock.parent)  # makes a network file system look again
+        if isinstance(lock, Path):
+            os.listdir(lock.parent)  # makes a network file system look again
         seen = lock.read_text(encoding="utf-8") == ticket.holder
     except OSError:
         seen = False
-    if not seen or not os.access(lock.parent, os.W_OK):
+    if not seen or (isinstance(lock, Path) and not os.access(lock.parent, os.W_OK)):
         return (
             f"the worker on {host} does not see the output folder {lock.parent}, or may not write "
             "there; choose one that all workers mount under the same path"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
+from wsi_hr.remote import Place
 from wsi_hr.runtime import atomic_path
 from wsi_hr.tiling.mask_files import MASK_COLORS
 from wsi_hr.tiling.review import PICTURE_PX, PICTURES
@@ -29,12 +29,12 @@ class Entry:
         bad: whether they are red.
     """
 
-    picture: Path | None
+    picture: Place | None
     caption: tuple[str, str]
     bad: bool = False
 
 
-def write_contact_sheets(store: Path, rows: Sequence[Mapping[str, str]]) -> list[Path]:
+def write_contact_sheets(store: Place, rows: Sequence[Mapping[str, str]]) -> list[Place]:
     """Draw the masks of all slides of a store folder; see :func:`write_sheets`.
 
     Args:
@@ -51,7 +51,9 @@ def write_contact_sheets(store: Path, rows: Sequence[Mapping[str, str]]) -> list
     return write_sheets(store, entries, legend)
 
 
-def write_sheets(folder: Path, entries: Sequence[Entry], legend: Mapping[str, Color]) -> list[Path]:
+def write_sheets(
+    folder: Place, entries: Sequence[Entry], legend: Mapping[str, Color]
+) -> list[Place]:
     """Draw ``contact_sheet.png``; from the 49th slide on, ``contact_sheet_2.png`` and so on.
 
     Args:
@@ -63,7 +65,7 @@ def write_sheets(folder: Path, entries: Sequence[Entry], legend: Mapping[str, Co
         The sheets; those of an earlier, longer list are removed.
     """
     per_sheet = _COLUMNS * _ROWS
-    sheets = []
+    sheets: list[Place] = []
     for first in range(0, len(entries), per_sheet):
         number = first // per_sheet + 1
         path = folder / SHEET if number == 1 else folder / f"contact_sheet_{number}.png"
@@ -100,9 +102,9 @@ def _draw(entries: Sequence[Entry], legend: Mapping[str, Color]) -> Image.Image:
     return sheet
 
 
-def _picture(path: Path) -> Image.Image | None:
+def _picture(path: Place) -> Image.Image | None:
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
+        with path.open("rb") as file, Image.open(file, formats=["PNG"]) as picture:
             picture.thumbnail((PICTURE_PX, PICTURE_PX))
             return picture.convert("RGB")
     except (FileNotFoundError, UnidentifiedImageError, OSError):

@@ -13,6 +13,7 @@ from pipelines.cluster import Where
 from pipelines.estimate_jobs import run_estimates
 from pipelines.tile_jobs import TileJob
 from wsi_hr.errors import SlideError, StoreError
+from wsi_hr.remote import RemotePath
 from wsi_hr.slides.source import Source
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ def require_room(jobs: Sequence[TileJob], workers: int) -> None:
     """Warn when the stores to come will probably not fit the disk, refuse when they surely cannot.
 
     The need is estimated from a few slides, in proportion to the slides' own sizes, so the run is
-    refused only when not even half of it is free. Where there is plenty nothing is estimated.
+    refused only when not even half of it is free. Where there is plenty nothing is estimated. What
+    room there is behind a URL is not known, so nothing is said.
 
     Args:
         jobs: slides that are to be tiled.
@@ -46,6 +48,8 @@ def require_room(jobs: Sequence[TileJob], workers: int) -> None:
     if not any(sizes):
         return
     folder, tile = jobs[0].store_path.parent, jobs[0].config
+    if isinstance(folder, RemotePath):
+        return
     free = free_bytes(folder)
     overlap = max(1.0, tile.patch_size / tile.stride_px) ** 2
     if free > sum(sizes) * _MOST_PER_BYTE * overlap * len(tile.scales):

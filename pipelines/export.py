@@ -15,6 +15,7 @@ from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.table import write_table
 from wsi_hr.errors import ConfigError, StoreError
 from wsi_hr.exchange.export import FORMATS, export_store
+from wsi_hr.remote import Place
 from wsi_hr.store.patch_store import STORE_SUFFIX
 
 EXPORT_FILE = "export.csv"
@@ -28,7 +29,7 @@ class ExportSettings(BaseModel):
 
 
 def export_stage(
-    store: Path,
+    store: Place,
     out: Path,
     form: str,
     *,

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from wsi_hr.cohort.manifest import SlideRecord
 from wsi_hr.errors import ConfigError
+from wsi_hr.remote import Place
 from wsi_hr.tiling.mask_files import find_masks
 from wsi_hr.tiling.review import OUTLINES
 
 logger = logging.getLogger(__name__)
 
 
-def masks_of(records: Sequence[SlideRecord], masks: Path | None, store: Path) -> dict[str, Path]:
+def masks_of(records: Sequence[SlideRecord], masks: Path | None, store: Place) -> dict[str, Path]:
     """The user's masks by slide; files that fit no slide are warned of.
 
     Args:

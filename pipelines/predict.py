@@ -27,6 +27,7 @@ from wsi_hr.prediction.exports.tables import (
     write_predictions,
 )
 from wsi_hr.prediction.heatmap import draw_heatmap, save_heatmap
+from wsi_hr.remote import Place
 from wsi_hr.slide_prediction import SlidePrediction
 from wsi_hr.training.metrics import auc_interval, slide_metrics
 from wsi_hr.training.run import TrainedRun, load_run, require_same_tiling
@@ -54,7 +55,7 @@ class PredictReport:
 
 def predict_stage(
     run_dir: Path,
-    inputs: Sequence[Path],
+    inputs: Sequence[Place],
     out: Path,
     *,
     split: str | None = None,

@@ -15,6 +15,7 @@ from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.table import read_table
 from wsi_hr.errors import ConfigError, StoreError
 from wsi_hr.prediction.exports.tables import PredictionRow
+from wsi_hr.remote import Place, RemotePath
 from wsi_hr.store.patch_store import STORE_SUFFIX
 from wsi_hr.training.run import TrainedRun, require_same_tiling
 
@@ -36,7 +37,7 @@ class PatchesFrom:
 
 def find_patches(
     run: TrainedRun,
-    inputs: Sequence[Path],
+    inputs: Sequence[Place],
     out: Path,
     mpp_override: float | None,
     workers: int | None,
@@ -63,9 +64,16 @@ def find_patches(
         return PatchesFrom(bags, (path.name.removesuffix(STORE_SUFFIX),))
     if stores:
         return _whole_store(stores[0], run.config.tile.mpp)
+    slides = [path for path in inputs if isinstance(path, Path)]
+    elsewhere = [path for path in inputs if isinstance(path, RemotePath)]
+    if elsewhere:
+        raise ConfigError(
+            f"{elsewhere[0]}: no store is there, and slides are read from files only; check the "
+            "URL, or mount or copy the slides"
+        )
     folder = out / "store"
     rows = tile_stage(
-        inputs,
+        slides,
         folder,
         run.config.tile,
         mpp_override=mpp_override,
@@ -81,7 +89,7 @@ def find_patches(
     )
 
 
-def _whole_store(folder: Path, mpp: float) -> PatchesFrom:
+def _whole_store(folder: Place, mpp: float) -> PatchesFrom:
     """All slides of a store, those of its status table that have no patches included."""
     ids = tuple(stored_slides(folder))
     table = folder / STATUS_FILE
@@ -97,7 +105,7 @@ def _whole_store(folder: Path, mpp: float) -> PatchesFrom:
     return PatchesFrom(BagSet(folder, mpp=mpp), ids, tuple(others))
 
 
-def _is_store(path: Path) -> bool:
+def _is_store(path: Place) -> bool:
     """Whether ``path`` is a store folder, or a single slide's store in one."""
     if not path.is_dir():
         return False

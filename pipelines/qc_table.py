@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from wsi_hr.cohort.table import read_table, write_table
 from wsi_hr.errors import LabelError
 from wsi_hr.geometry import ARTIFACTS, QcSummary
+from wsi_hr.remote import Place
 from wsi_hr.store.patch_store import STORE_SUFFIX, is_complete
 
 QC_FILE = "qc.csv"
@@ -26,7 +26,7 @@ QC_COLUMNS = (
 
 
 def write_qc(
-    store: Path,
+    store: Place,
     statuses: Sequence[Mapping[str, str]],
     found: Mapping[str, tuple[str, QcSummary | None]],
 ) -> list[dict[str, str]]:
@@ -61,7 +61,7 @@ def _row(status: Mapping[str, str], mask: str, qc: QcSummary | None) -> dict[str
     return row
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def _read(path: Place) -> list[dict[str, str]]:
     """The rows an earlier run left; none where there is no usable table."""
     try:
         table = read_table(path)

@@ -7,12 +7,12 @@ import platform
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from wsi_hr import __version__
+from wsi_hr.remote import Place
 from wsi_hr.runtime import write_text_atomic
 
 RECORD = "run.json"
@@ -40,7 +40,7 @@ class RunRecord:
             "config": config.model_dump(mode="json"),
         }
 
-    def write(self, folder: Path, **facts: Any) -> None:
+    def write(self, folder: Place, **facts: Any) -> None:
         """Write ``run.json`` into ``folder``, with what the command found out."""
         record = {**self._facts, "ended": _now(), **facts}
         write_text_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pipelines.remote_stores import move_store, remove_store, sweep_unfinished, upload_store
 from wsi_hr.errors import StoreError
-from wsi_hr.runtime import fsync_dir
+from wsi_hr.remote import Place, RemotePath
+from wsi_hr.runtime import fsync_dir, scratch_folder
 from wsi_hr.store.manifest import is_ours
 from wsi_hr.store.patch_store import STORE_SUFFIX
 
@@ -23,83 +25,106 @@ OUTDATED = "outdated"
 ATTEMPT = ".attempt-"
 
 
-def outdated_path(path: Path) -> Path:
+def outdated_path(path: Place) -> Place:
     """Where the store ``path`` is kept while it no longer says what its slide says."""
     return path.parent / OUTDATED / path.name
 
 
-def set_aside(path: Path) -> None:
+def set_aside(path: Place) -> None:
     """Keep a store that no longer says what its slide says where nobody takes it for current.
 
     Raises:
         StoreError: something else than a store is there, or it cannot be moved.
     """
-    if not path.exists() and not path.is_symlink():
+    if not path.exists() and (isinstance(path, RemotePath) or not path.is_symlink()):
         return
     if not is_ours(path):
-        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+        if isinstance(path, Path) and _is_empty_folder(path):
             path.rmdir()
             return
         raise StoreError(
             f"{path}: exists and is not a patch store; move it or choose another output folder"
         )
-    kept = outdated_path(path)
     with _mendable_errors(path):
-        kept.parent.mkdir(exist_ok=True)
-        _remove(kept)
-        path.rename(kept)
-        fsync_dir(path.parent)
+        _move(path, outdated_path(path))
 
 
-def bring_back(path: Path) -> None:
+def bring_back(path: Place) -> None:
     """Put a store that was set aside in its place again, instead of the one there, if any.
 
     Raises:
         StoreError: it cannot be moved.
     """
     with _mendable_errors(path):
-        _remove(path)
-        outdated_path(path).rename(path)
-        fsync_dir(path.parent)
+        _move(outdated_path(path), path)
 
 
-def drop_outdated(path: Path) -> None:
-    """Remove what was set aside for the store ``path``; its slide has been dealt with."""
-    _remove(outdated_path(path))
+def drop_outdated(path: Place) -> None:
+    """Remove what was set aside for the store ``path``; its slide has been dealt with.
+
+    Raises:
+        StoreError: it cannot be removed.
+    """
+    with _mendable_errors(path):
+        _remove(outdated_path(path))
 
 
 @contextmanager
-def attempt(path: Path) -> Iterator[Path]:
+def attempt(path: Place) -> Iterator[Path]:
     """A place beside the store ``path`` that no other attempt uses; gone when this one ends.
+
+    For a store behind a URL it is a folder in ``TMPDIR``.
 
     Raises:
         StoreError: the folder cannot be written; messages name ``path``, not the place.
     """
+    if isinstance(path, RemotePath):
+        with scratch_folder() as folder, _named(folder, path):
+            yield folder / path.name
+        return
     folder = path.with_name(f"{ATTEMPT}{uuid.uuid4().hex}")
     with _mendable_errors(path):
         folder.mkdir()
     try:
-        yield folder / path.name
-    except StoreError as error:
-        raise StoreError(str(error).replace(f"{folder}/", f"{path.parent}/")) from error
+        with _named(folder, path):
+            yield folder / path.name
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(written: Path, path: Path) -> None:
-    """Rename a finished store to its place; one that another attempt put there says the same.
+@contextmanager
+def _named(folder: Path, path: Place) -> Iterator[None]:
+    try:
+        yield
+    except StoreError as error:
+        raise StoreError(str(error).replace(f"{folder}/", f"{path.parent}/")) from error
+
+
+def publish(written: Path, path: Place) -> None:
+    """Put a finished store in its place; one that another attempt put there says the same.
 
     Raises:
         StoreError: it cannot be moved.
     """
     with _mendable_errors(path):
-        _remove(path)
-        written.rename(path)
-        fsync_dir(path.parent)
+        if isinstance(path, RemotePath):
+            upload_store(written, path)
+        else:
+            _move(written, path)
 
 
-def sweep_attempts(store: Path) -> None:
-    """Remove what a killed run, or a worker given up for dead, left half-written in ``store``."""
+def sweep_attempts(store: Place) -> None:
+    """Remove what a killed run, or a worker given up for dead, left half-written in ``store``.
+
+    Raises:
+        StoreError: the store is behind a URL, and the server does not answer.
+    """
+    if isinstance(store, RemotePath):
+        for folder in (store, store / OUTDATED):
+            sweep_unfinished(folder)
+        with _mendable_errors(store):
+            (store / OUTDATED).remove_empty()
+        return
     patterns = (
         f"{ATTEMPT}*",
         f"{OUTDATED}/{ATTEMPT}*",
@@ -113,16 +138,36 @@ def sweep_attempts(store: Path) -> None:
         (store / OUTDATED).rmdir()
 
 
-def _remove(path: Path) -> None:
+def _move(path: Place, target: Place) -> None:
+    """Move a store to where another may be."""
+    if isinstance(path, RemotePath):
+        assert isinstance(target, RemotePath), "both are behind one URL"
+        move_store(path, target)
+        return
+    assert isinstance(target, Path), "both are folders"
+    target.parent.mkdir(exist_ok=True)
+    _remove(target)
+    path.rename(target)
+    fsync_dir(path.parent)
+    fsync_dir(target.parent)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+
+
+def _remove(path: Place) -> None:
     """Remove a store, by a rename first, so that there is never half of one."""
-    if path.exists():
+    if isinstance(path, RemotePath):
+        remove_store(path)
+    elif path.exists():
         doomed = path.with_name(f"{ATTEMPT}{uuid.uuid4().hex}")
         path.rename(doomed)
         shutil.rmtree(doomed)
 
 
 @contextmanager
-def _mendable_errors(path: Path) -> Iterator[None]:
+def _mendable_errors(path: Place) -> Iterator[None]:
     try:
         yield
     except OSError as cause:

@@ -21,6 +21,7 @@ from wsi_hr.geometry import BoolArray
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import NoMemory
 from wsi_hr.models.encoder import build_encoder
+from wsi_hr.remote import Place
 from wsi_hr.runtime import atomic_path
 from wsi_hr.samplers.picture import KEPT_COLOUR, draw_sample
 from wsi_hr.training.run import pick_device
@@ -34,7 +35,7 @@ PICTURE_PX = 1000
 
 
 def sample_stage(
-    store: Path,
+    store: Place,
     out: Path,
     config: Config,
     *,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wsi_hr.cohort.table import read_table, write_table
 from wsi_hr.errors import LabelError
+from wsi_hr.remote import Place, RemotePath
 from wsi_hr.store.patch_store import STORE_SUFFIX, is_complete
 
 STATUS_FILE = "status.csv"
@@ -37,7 +38,7 @@ class StatusTable:
         slide_ids: the input's slides, in order.
     """
 
-    def __init__(self, folder: Path, slide_ids: Iterable[str]) -> None:
+    def __init__(self, folder: Place, slide_ids: Iterable[str]) -> None:
         self._path = folder / STATUS_FILE
         self._order = tuple(slide_ids)
         self._rows: dict[str, dict[str, str]] = {}
@@ -92,12 +93,14 @@ def status_row(
     }
 
 
-def printable(path: Path) -> str:
+def printable(path: Place) -> str:
     """A path as UTF-8 text, also where its bytes are not."""
+    if isinstance(path, RemotePath):
+        return str(path)
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _read(path: Path) -> dict[str, dict[str, str]]:
+def _read(path: Place) -> dict[str, dict[str, str]]:
     """The rows an earlier run left, by slide; none where there is no usable table."""
     try:
         table = read_table(path)

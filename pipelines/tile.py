@@ -30,6 +30,7 @@ from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError, CoordsError, SlideError, StoreError
 from wsi_hr.exchange.coords_h5 import find_coords
 from wsi_hr.geometry import QcSummary
+from wsi_hr.remote import Place
 from wsi_hr.runtime import sha256_file, write_text_atomic
 from wsi_hr.slides.source import Source
 from wsi_hr.store.manifest import is_ours
@@ -51,7 +52,7 @@ MANIFEST_SOURCE = "manifest"
 
 def tile_stage(
     inputs: Sequence[Path],
-    store: Path,
+    store: Place,
     config: TileConfig,
     *,
     mpp_override: float | None = None,
@@ -65,7 +66,8 @@ def tile_stage(
 
     Args:
         inputs: folders, slides, manifests.
-        store: folder of the stores, ``tile.json`` and ``status.csv``.
+        store: folder of the stores, ``tile.json`` and ``status.csv``, or the URL of one; a store
+            that goes to a URL is written to ``TMPDIR`` first.
         config: what is asked; the same for all slides of a store.
         mpp_override: um per level-0 px of all slides, in place of what they say. A manifest's own
             value for a slide goes before it.
@@ -201,7 +203,7 @@ def unusable_row(record: SlideRecord) -> dict[str, str]:
 
 def tile_job(
     record: SlideRecord,
-    store: Path,
+    store: Place,
     config: TileConfig,
     mpp_override: float | None,
     coords: Path | None,
@@ -244,7 +246,7 @@ def stands_already(job: TileJob) -> bool:
     return any(_current_store(place, job) is not None for place in (path, outdated_path(path)))
 
 
-def _current_store(path: Path, job: TileJob) -> PatchStore | None:
+def _current_store(path: Place, job: TileJob) -> PatchStore | None:
     """The store at ``path``, if it is sound and says what the slide of ``job`` says now.
 
     The slide is compared by size and by its first and last 64 KiB, not read through.
@@ -260,7 +262,11 @@ def _current_store(path: Path, job: TileJob) -> PatchStore | None:
             and _mpp_stands(found, job)
             and info.coords_sha256 == (sha256_file(job.coords) if job.coords else "")
             and info.mask_sha256 == (sha256_file(job.mask_path) if job.mask_path else "")
-            and (~found.valid).sum() <= job.config.max_unreadable * len(found)
+            and info.source_path in ("", str(job.record.path.absolute()))
+            and all(
+                (~scale.valid).sum() <= job.config.max_unreadable * len(scale)
+                for scale in _scales(found)
+            )
         )
     except (StoreError, SlideError, OSError):
         return None
@@ -275,13 +281,11 @@ def _mpp_stands(found: PatchStore, job: TileJob) -> bool:
 
 
 def _kept_row(record: SlideRecord, found: PatchStore, seconds: str) -> dict[str, str]:
-    unreadable = int((~found.valid).sum())
-    lost = [f"{unreadable} of {len(found)} patches unreadable"] if unreadable else []
     return status_row(
         record.slide_id,
         record.path,
         "done",
-        "; ".join([*found.info.colour_notes, *lost]),
+        "; ".join([*found.info.colour_notes, *_lost(found)]),
         num_patches=len(found),
         mpp=found.info.mpp.mean,
         mpp_source=found.info.mpp.source,
@@ -289,7 +293,23 @@ def _kept_row(record: SlideRecord, found: PatchStore, seconds: str) -> dict[str,
     )
 
 
-def _settle_config(store: Path, config: TileConfig) -> None:
+def _lost(found: PatchStore) -> list[str]:
+    """What the slide did not give, at every scale of its store, worded as when it was tiled."""
+    notes = []
+    for scale in _scales(found):
+        if not scale.valid.all():
+            at = f"at {scale.info.tile.mpp:g} um/px " if found.info.asked.more_mpp else ""
+            notes.append(f"{at}{int((~scale.valid).sum())} of {len(scale)} patches unreadable")
+    return notes
+
+
+def _scales(found: PatchStore) -> list[PatchStore]:
+    """The store at each scale at which it has patches, its main one first."""
+    others = [PatchStore.open(found.path, mpp) for mpp in found.info.asked.more_mpp]
+    return [found, *(other for other in others if other.info.tile.mpp != found.info.tile.mpp)]
+
+
+def _settle_config(store: Place, config: TileConfig) -> None:
     """Write the settings down, or make sure that they are those of the stores already there.
 
     Raises:
@@ -300,7 +320,7 @@ def _settle_config(store: Path, config: TileConfig) -> None:
     write_text_atomic(store / TILE_FILE, text)
 
 
-def require_same_settings(store: Path, config: TileConfig) -> None:
+def require_same_settings(store: Place, config: TileConfig) -> None:
     """Make sure that ``config`` is what the stores already in a folder were cut with.
 
     Raises:

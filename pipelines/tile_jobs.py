@@ -18,6 +18,7 @@ from wsi_hr.cohort.manifest import SlideRecord
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import WsiHrError
 from wsi_hr.geometry import QcSummary
+from wsi_hr.remote import Place
 from wsi_hr.slides.isolate import run_isolated
 from wsi_hr.slides.source import Source
 from wsi_hr.tiling.review import publish_review
@@ -42,7 +43,7 @@ class TileJob:
     """
 
     record: SlideRecord
-    store_path: Path
+    store_path: Place
     config: TileConfig
     mpp: float | None
     mpp_source: str

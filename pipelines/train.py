@@ -27,6 +27,7 @@ from wsi_hr.method_config import encoder_px, low_mpp
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import Method
 from wsi_hr.models.encoder import build_encoder
+from wsi_hr.remote import Place
 from wsi_hr.runtime import seed_for
 from wsi_hr.training.loop import BEST, LAST, TrainingSet, best_epoch, evaluate, fit
 from wsi_hr.training.run import load_run, pick_device, require_same_tiling, run_facts
@@ -58,7 +59,7 @@ class TrainReport:
 
 
 def train_stage(
-    store: Path,
+    store: Place,
     labels: LabelsSource,
     run_dir: Path,
     config: Config,
@@ -135,7 +136,7 @@ def _train(
     table: Labels,
     splits: list[dict[str, str]],
     drawn: Annotations | None,
-    store: Path,
+    store: Place,
     run_dir: Path,
     config: Config,
     device: torch.device,

@@ -22,13 +22,16 @@ from wsi_hr.cohort.manifest import SlideRecord, find_slides
 from wsi_hr.cohort.table import read_table
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import LabelError, SlideError, StoreError
+from wsi_hr.remote import Place, RemotePath
 from wsi_hr.slides.source import Source
 from wsi_hr.store.manifest import MANIFEST_NAME, is_ours
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore, verify_store
+from wsi_hr.tiling.slide_pixels import SlideGoneError, require_slide
 
 STATES = ("sound", "damaged", "unfinished", "foreign", "outdated", "unmatched")
 """``outdated``: sound, but of another slide file than the one of its name; ``unmatched``: sound,
-but there is no slide to compare it with. Both only where slides are given."""
+but there is no slide to compare it with. Both only where slides are given, or the store is virtual
+and its slide is where its patches are."""
 
 _STRAYS = (f"{STORE_SUFFIX}.tmp", f"{STORE_SUFFIX}.old")
 
@@ -43,7 +46,7 @@ class StoreCheck:
         problems: one sentence each; none where the state is ``sound``.
     """
 
-    path: Path
+    path: Place
     state: str
     problems: tuple[str, ...] = ()
 
@@ -75,7 +78,7 @@ class VerifyReport:
 
 
 def verify_stage(
-    places: Sequence[Path],
+    places: Sequence[Place],
     slides: Sequence[Path] = (),
     *,
     console: Console | None = None,
@@ -91,11 +94,11 @@ def verify_stage(
     Raises:
         WsiHrError: there is no store, or there are no slides to compare with.
     """
-    paths: dict[Path, None] = {}
-    folders: dict[Path, None] = {}
+    paths: dict[Place, None] = {}
+    folders: dict[Place, None] = {}
     for place in places:
         if place.name.endswith(STORE_SUFFIX):
-            if not os.path.lexists(place):
+            if not _is_there(place):
                 raise StoreError(f"{place}: no such patch store; run wsi-hr tile to make it")
             paths[place] = None
         else:
@@ -118,7 +121,11 @@ def verify_stage(
     return VerifyReport(tuple(checks), tuple(problems))
 
 
-def _stores_in(folder: Path) -> list[Path]:
+def _is_there(path: Place) -> bool:
+    return path.exists() if isinstance(path, RemotePath) else os.path.lexists(path)
+
+
+def _stores_in(folder: Place) -> list[Place]:
     """What stands in ``folder`` under a store's name, whatever it is.
 
     Raises:
@@ -126,11 +133,11 @@ def _stores_in(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise StoreError(f"{folder}: no such folder; make it with: wsi-hr tile SLIDES -o {folder}")
-    found = sorted(
+    found: list[Place] = [
         path
-        for path in folder.iterdir()
+        for path in sorted(folder.iterdir())
         if path.name.endswith(STORE_SUFFIX) and not path.name.startswith(".")
-    )
+    ]
     if not found and not (folder / STATUS_FILE).exists():
         raise StoreError(f"{folder}: no patch store there; give the folder that wsi-hr tile wrote")
     return found
@@ -146,7 +153,7 @@ def _records(slides: Sequence[Path]) -> dict[str, SlideRecord] | None:
     return {record.slide_id: record for record in found}
 
 
-def _check_store(path: Path, records: dict[str, SlideRecord] | None) -> StoreCheck:
+def _check_store(path: Place, records: dict[str, SlideRecord] | None) -> StoreCheck:
     problems = verify_store(path)
     if problems:
         state = "damaged" if (path / MANIFEST_NAME).is_file() else "unfinished"
@@ -161,6 +168,13 @@ def _check_store(path: Path, records: dict[str, SlideRecord] | None) -> StoreChe
             f"{store.slide_id}{STORE_SUFFIX}, or delete it if that is there too"
         )
         return StoreCheck(path, "damaged", (problem,))
+    if store.virtual:
+        try:
+            require_slide(store)
+        except SlideGoneError as error:
+            return StoreCheck(path, "unmatched", (str(error),))
+        except StoreError as error:
+            return StoreCheck(path, "outdated", (str(error),))
     return StoreCheck(path, "sound") if records is None else _compare(store, records)
 
 
@@ -185,7 +199,7 @@ def _compare(store: PatchStore, records: dict[str, SlideRecord]) -> StoreCheck:
     return StoreCheck(store.path, "outdated", (problem,))
 
 
-def _check_folder(folder: Path, checks: Sequence[StoreCheck]) -> Iterator[str]:
+def _check_folder(folder: Place, checks: Sequence[StoreCheck]) -> Iterator[str]:
     """Problems of a folder as a whole, which no store can tell by itself."""
     yield from _check_settings(folder, checks)
     yield from _check_status(folder)
@@ -197,7 +211,7 @@ def _check_folder(folder: Path, checks: Sequence[StoreCheck]) -> Iterator[str]:
             )
 
 
-def _check_settings(folder: Path, checks: Sequence[StoreCheck]) -> Iterator[str]:
+def _check_settings(folder: Place, checks: Sequence[StoreCheck]) -> Iterator[str]:
     """Whether ``tile.json`` is there, sound, and what the stores were cut with."""
     path = folder / TILE_FILE
     try:
@@ -222,7 +236,7 @@ def _check_settings(folder: Path, checks: Sequence[StoreCheck]) -> Iterator[str]
             yield f"{check.path}: was cut with another {names} than {path.name} says; move it away"
 
 
-def _check_status(folder: Path) -> Iterator[str]:
+def _check_status(folder: Place) -> Iterator[str]:
     """Whether ``status.csv`` is there, sound, and every slide it calls done has its store."""
     path = folder / STATUS_FILE
     again = "run the same wsi-hr tile again, which keeps what is sound"
@@ -239,5 +253,5 @@ def _check_status(folder: Path) -> Iterator[str]:
         return
     for row in table.rows:
         store = folder / f"{row['slide_id']}{STORE_SUFFIX}"
-        if row["status"] == "done" and not os.path.lexists(store):
+        if row["status"] == "done" and not _is_there(store):
             yield f"{store}: missing, though {path.name} says done; {again}"

@@ -24,6 +24,7 @@ FOUNDATION = (
     "sampler_config",
     "config",
     "runtime",
+    "remote",
     "geometry",
     "jpeg_header",
     "slide_prediction",
@@ -46,6 +47,7 @@ DOORS = {
     "openslide": ("wsi_hr/slides/", "pipelines/doctor.py"),  # which looks whether it loads
     "tifffile": ("wsi_hr/slides/", "wsi_hr/testing/", "wsi_hr/prediction/exports/"),
     "zarr": ("wsi_hr/store/",),
+    "fsspec": ("wsi_hr/remote.py",),
     "h5py": ("wsi_hr/exchange/coords_h5.py",),
     "timm": ("wsi_hr/models/encoder.py",),
     "torch": ("wsi_hr/models/", "wsi_hr/methods/", "wsi_hr/training/", "pipelines/"),
@@ -209,6 +211,7 @@ def test_what_is_allowed_is_let_through(tmp_path: Path, where: str, source: str)
     ("module", "heavy"),
     [
         ("pipelines.cli", {"torch", "zarr", "openslide", "tifffile", "dask", "distributed"}),
+        ("wsi_hr.remote", {"fsspec"}),
         ("pipelines.tile", {"torch", "timm"}),
         ("wsi_hr.tiling.tile", {"torch", "timm", "dask", "distributed"}),
         ("wsi_hr.slides.isolate_server", {"torch", "zarr", "openslide", "dask"}),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_hr.runtime import atomic_path, fsync_dir, rng_for, seed_for, sha256_file, write_text_atomic
+from wsi_hr.runtime import (
+    atomic_path,
+    fsync_dir,
+    rng_for,
+    scratch_folder,
+    seed_for,
+    sha256_file,
+    write_text_atomic,
+)
 
 # Control characters do not occur in slide ids; one of them separates the parts of a key.
 _words = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
@@ -144,3 +154,34 @@ def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     data = np.random.default_rng(0).bytes(3 << 20)
     (tmp_path / "a").write_bytes(data)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def test_scratch_of_the_living_stays_and_of_the_killed_goes(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    other = tmp_path / "wsi-hr-store"  # a user's
+    other.mkdir()
+    program = (
+        "from wsi_hr.runtime import scratch_folder\n"
+        "with scratch_folder() as folder:\n"
+        "    (folder / 'a').touch(); print(folder, flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        its = Path(process.stdout.readline().strip())
+        with scratch_folder() as mine, scratch_folder() as another:
+            assert {path.name for path in tmp_path.iterdir()} == {
+                *(other.name, its.name, mine.name, another.name)
+            }
+            assert not any(mine.iterdir())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert {path.name for path in tmp_path.iterdir()} == {other.name, its.name}
+    with scratch_folder() as mine:
+        assert {path.name for path in tmp_path.iterdir()} == {other.name, mine.name}
+    assert list(tmp_path.iterdir()) == [other]

@@ -85,10 +85,10 @@ class TileConfig(Frozen):
         description="fast: the JPEG decoder reduces (44 dB against area averages), and colours at "
         "half the resolution are not interpolated only to be halved again; exact: averages",
     )
-    codec: Literal["auto", "jpeg", "raw"] = Field(
+    codec: Literal["auto", "jpeg", "raw", "virtual"] = Field(
         "auto",
         description="how patches are stored; auto: the slide's own JPEG tiles where they are the "
-        "patches (bit-exact), else jpeg",
+        "patches (bit-exact), else jpeg; virtual: not at all, the slide is read when needed",
     )
     jpeg_quality: int = Field(90, ge=50, le=100, description="JPEG quality of stored patches")
     icc: Literal["keep", "srgb"] = Field(

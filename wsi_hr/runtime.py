@@ -1,14 +1,21 @@
-"""Randomness that any worker can reproduce, and files that are written whole or not at all."""
+"""Randomness that any worker can reproduce; files that appear whole; folders that do not stay."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+
+from wsi_hr.remote import Place, RemotePath
+
+_SCRATCH = "wsi-hr-scratch-"
 
 
 def rng_for(*key: int | str) -> np.random.Generator:
@@ -28,13 +35,20 @@ def seed_for(*key: int | str) -> int:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Place) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; on success fsync it and rename it into place.
+
+    Where ``path`` is a URL, the temporary name is a local one, and its content is uploaded.
 
     A reader sees the old file or the new one, never a half-written one, also after a power cut.
     The temporary name is fixed (``.<name>.tmp``), so a killed run leaves at most one stray, which
     the next run overwrites.
     """
+    if isinstance(path, RemotePath):
+        with scratch_folder() as folder:
+            yield folder / path.name
+            path.upload(folder / path.name)
+        return
     tmp = path.with_name(f".{path.name}.tmp")
     try:
         yield tmp
@@ -45,10 +59,50 @@ def atomic_path(path: Path) -> Iterator[Path]:
         tmp.unlink(missing_ok=True)
 
 
-def write_text_atomic(path: Path, text: str) -> None:
+def write_text_atomic(path: Place, text: str) -> None:
     """Write UTF-8 ``text`` to ``path`` whole or not at all."""
     with atomic_path(path) as tmp:
         tmp.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield an empty folder in ``TMPDIR`` that is gone afterwards.
+
+    The process holds a lock on it as long as it lives, so the folders that killed processes left
+    are known, and removed here.
+    """
+    for stray in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with suppress(OSError):  # somebody works there, or it is not ours to look at
+            os.close(_locked(stray, remove=True))
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        with suppress(OSError):  # another process took it for a stray before it was locked
+            handle = _locked(folder)
+            break
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _locked(folder: Path, *, remove: bool = False) -> int:
+    """A descriptor that holds the lock on a scratch folder, which may be removed under it.
+
+    Raises:
+        OSError: another process holds it, or the folder is gone.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.stat()
+        if remove:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
 
 
 def fsync_file(path: Path) -> None:
@@ -66,7 +120,7 @@ def fsync_dir(folder: Path) -> None:
         os.close(handle)
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: Place) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

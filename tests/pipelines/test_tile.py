@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from rich.console import Console
 
 from pipelines.cluster import Where
@@ -480,3 +481,21 @@ def test_a_slide_that_is_away_takes_no_store_with_it(tmp_path):
     (outcome,) = run_jobs([job], Where(1), lambda *_: None)
     assert outcome.row["status"] == "done"
     assert PatchStore.open(store / "a.zarr").info.tile == other
+
+
+def test_a_kept_store_counts_what_is_unreadable_at_every_mpp(tmp_path):
+    path = write_slide(tmp_path / "slides/a.svs", 0)
+    with tifffile.TiffFile(path) as tif:
+        offset, count = (
+            places[1] for places in (tif.pages[0].dataoffsets, tif.pages[0].databytecounts)
+        )
+    with path.open("r+b") as handle:
+        handle.seek(offset)
+        handle.write(b"\0" * count)
+    config = CONFIG.model_copy(update={"more_mpp": (1.0,), "max_unreadable": 0.9})
+    (first,), (again,) = (tile_stage([path], tmp_path / "out", config, workers=1) for _ in range(2))
+    assert first["reason"] == again["reason"]
+    assert [part.split(" of ")[0] for part in first["reason"].split("; ")] == [
+        "at 0.5 um/px 4",
+        "at 1 um/px 1",
+    ]

@@ -50,7 +50,7 @@ def test_every_patch_comes_once_and_in_order_whatever_the_threads(threads, patch
 @pytest.mark.parametrize("patch_px", [16, 256, 3000, 9000])
 def test_a_task_is_of_one_block_and_holds_little(threads, patch_px):
     grid = sparse_grid(37, 50)
-    tasks = list(blocks._tasks(grid, patch_px, threads))
+    tasks = list(blocks.tasks_of(grid, patch_px, threads))
     for task in tasks:
         assert len(np.unique(grid.cells[task] // BLOCK_CELLS, axis=0)) == 1
         assert len(task) == 1 or len(task) * patch_px**2 * 3 <= blocks._MOST_PATCH_BYTES
@@ -58,8 +58,8 @@ def test_a_task_is_of_one_block_and_holds_little(threads, patch_px):
 
 def test_one_thread_takes_whole_blocks_and_several_end_on_small_tasks():
     grid = sparse_grid(64, 64)
-    assert len(list(blocks._tasks(grid, 64, 1))) == 16
-    sizes = [len(task) for task in blocks._tasks(grid, 64, 2)]
+    assert len(list(blocks.tasks_of(grid, 64, 1))) == 16
+    sizes = [len(task) for task in blocks.tasks_of(grid, 64, 2)]
     assert max(sizes[:8]) > 150
     assert max(sizes[-5:]) <= 4 * BLOCK_CELLS
 

@@ -6,12 +6,13 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.patch_labels import PatchLabels
 from wsi_hr.errors import StoreError
+from wsi_hr.remote import Place
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
+from wsi_hr.tiling.slide_pixels import open_store, require_slide
 
 
 class BagSet:
@@ -29,7 +30,7 @@ class BagSet:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         labels: Mapping[str, int] | None = None,
         *,
         mpp: float | None = None,
@@ -50,9 +51,12 @@ class BagSet:
 
         Raises:
             StoreError: the slide's store is missing, incomplete, damaged or another slide's, has
-                no readable patch, or lacks the second scale.
+                no readable patch, lacks the second scale, or is virtual and its slide is gone or
+                changed.
         """
         store, known = self.store(slide_id), self._patch_labels
+        if store.virtual:
+            require_slide(store)
         of_patches = None if known is None else partial(known.of, store.info, store.grid)
         bag = Bag.of(store, self._labels.get(slide_id), of_patches)
         if len(bag) == 0:
@@ -70,7 +74,7 @@ class BagSet:
         """
         return self._at(slide_id, self._mpp)
 
-    def path(self, slide_id: str) -> Path:
+    def path(self, slide_id: str) -> Place:
         """Where the slide's store is, or would be."""
         return self.folder / f"{slide_id}{STORE_SUFFIX}"
 
@@ -96,7 +100,7 @@ class BagSet:
 
     def _opened(self, slide_id: str, mpp: float | None) -> PatchStore:
         path = self.path(slide_id)
-        store = PatchStore.open(path, mpp)
+        store = open_store(path, mpp)
         if store.slide_id != slide_id:
             # a copied or renamed store would count one slide twice, or under a wrong label
             raise StoreError(
@@ -106,7 +110,7 @@ class BagSet:
         return store
 
 
-def stored_slides(folder: Path) -> list[str]:
+def stored_slides(folder: Place) -> list[str]:
     """Slide ids of all stores in ``folder``, sorted; damaged ones too, so that none is lost unseen.
 
     Raises:

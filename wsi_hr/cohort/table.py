@@ -12,9 +12,9 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from wsi_hr.errors import LabelError
+from wsi_hr.remote import Place
 from wsi_hr.runtime import atomic_path
 
 SLIDE_ALIASES = (
@@ -69,7 +69,7 @@ class Table:
         encoding: how the file's bytes were understood.
     """
 
-    path: Path
+    path: Place
     columns: tuple[str, ...]
     rows: list[dict[str, str]]
     lines: tuple[int, ...]
@@ -80,7 +80,7 @@ class Table:
         return self.lines[row_index]
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Place) -> Table:
     """Read a delimited text file.
 
     UTF-8 with or without BOM, UTF-16, Windows-1252; comma, semicolon or tab; any line ends;
@@ -175,7 +175,7 @@ def neutralise(cell: str) -> str:
     return cell
 
 
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+def write_table(path: Place, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
     """Write a table whole or not at all: UTF-8, commas, line feeds, cells neutralised.
 
     Args:
@@ -214,7 +214,7 @@ def _plain(header: str) -> str:
     return re.sub(r"[\s_-]+", "", header).casefold()
 
 
-def _decode(data: bytes, path: Path) -> tuple[str, str]:
+def _decode(data: bytes, path: Place) -> tuple[str, str]:
     """The text of ``data`` and the name of its encoding."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         candidates = ["utf-16"]
@@ -247,7 +247,7 @@ def _separator_of(text: str) -> str:
 
 
 def _records(
-    text: str, separator: str, path: Path, first_line: int
+    text: str, separator: str, path: Place, first_line: int
 ) -> Iterator[tuple[int, list[str]]]:
     """Lines on which records start, and their cells."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -266,7 +266,7 @@ def _records(
         line = first_line + reader.line_num
 
 
-def _names(header: list[str], body: list[list[str]], path: Path) -> dict[int, str]:
+def _names(header: list[str], body: list[list[str]], path: Place) -> dict[int, str]:
     """Position -> name of the columns; one without a name and without content is left out."""
     names: dict[int, str] = {}
     for column, cell in enumerate(header):

@@ -50,7 +50,7 @@ class Source:
         """
         try:
             files = (path, *_companions(path))
-            return cls(files, tuple(_stamp(file) for file in files))
+            return cls(files, tuple(stamp_of(file) for file in files))
         except OSError as cause:
             raise SlideError(f"{path}: cannot be read ({cause.strerror})") from cause
 
@@ -116,7 +116,8 @@ def _is_sibling(path: Path, name: str) -> bool:
     return os.sep not in name and "\0" not in name and (path.parent / name).is_file()
 
 
-def _stamp(file: Path) -> FileStamp:
+def stamp_of(file: Path) -> FileStamp:
+    """The stamp of one file."""
     found = file.stat()
     return FileStamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 

@@ -25,6 +25,7 @@ from zarr.storage import MemoryStore
 
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import StoreError
+from wsi_hr.remote import Place
 from wsi_hr.store.chunks import JpegChunks, chunk_codec_for, seal
 from wsi_hr.store.codec import JpegCodec
 from wsi_hr.store.manifest import Manifest, read_checked
@@ -118,7 +119,7 @@ def _write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     (folder / "zarr.json").write_text(json.dumps(metadata, indent=2), encoding="ascii")
 
 
-def read_small_array(folder: Path, manifest: Manifest, name: str) -> npt.NDArray[Any]:
+def read_small_array(folder: Place, manifest: Manifest, name: str) -> npt.NDArray[Any]:
     """Read the small array ``name`` (relative to the store) as it was written.
 
     Raises:

@@ -23,7 +23,7 @@ class ChunkCodec(Protocol):
 
     @property
     def name(self) -> str:
-        """The store's word for it: ``jpeg`` or ``raw``."""
+        """The store's word for it: ``jpeg``, ``raw`` or ``virtual``."""
         ...
 
     def encode(self, patch: UInt8Array) -> bytes:
@@ -74,8 +74,25 @@ class RawChunks:
         out[...] = pixels.reshape(out.shape)
 
 
+@dataclass(frozen=True)
+class NoChunks:
+    """Nothing: the patches of a virtual store stay in the slide."""
+
+    name: str = "virtual"
+
+    def encode(self, patch: UInt8Array) -> bytes:
+        """Empty; that it was called says that the slide gives the patch."""
+        return b""
+
+    def decode_into(self, chunk: bytes, out: UInt8Array) -> None:
+        """See :class:`ChunkCodec`."""
+        raise ValueError("a virtual store holds no pixels")
+
+
 def chunk_codec_for(tile: TileConfig) -> ChunkCodec:
     """The codec that ``tile`` asks for."""
+    if tile.codec == "virtual":
+        return NoChunks()
     if tile.codec == "raw":
         return RawChunks()
     return JpegChunks(tile.jpeg_quality, subsampling_for(tile.jpeg_quality))

@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from wsi_hr.errors import StoreError
+from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import fsync_dir, fsync_file, sha256_file
 
 SCHEMA_VERSION = 1
@@ -57,7 +58,7 @@ class Manifest:
         return (json.dumps(document, indent=1) + "\n").encode()
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Place) -> Manifest:
     """Read and check the manifest of the store in ``folder``.
 
     Raises:
@@ -101,19 +102,20 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def check_sizes(folder: Path, manifest: Manifest) -> None:
+def check_sizes(folder: Place, manifest: Manifest) -> None:
     """Check that every file is there and has its size, without reading any.
 
     Raises:
         StoreError: naming the first file that does not.
     """
+    size_problem = _sizes_in(folder)
     for name, entry in manifest.files.items():
-        problem = _size_problem(folder / name, entry)
+        problem = size_problem(name, entry)
         if problem:
             raise StoreError(f"{folder / name}: {problem}; {_way_out(folder)}")
 
 
-def read_checked(folder: Path, manifest: Manifest, name: str) -> bytes:
+def read_checked(folder: Place, manifest: Manifest, name: str) -> bytes:
     """Read one small file of a store and compare it with the manifest.
 
     Raises:
@@ -134,7 +136,7 @@ def read_checked(folder: Path, manifest: Manifest, name: str) -> bytes:
     return content
 
 
-def verify_store(folder: Path) -> list[str]:
+def verify_store(folder: Place) -> list[str]:
     """Read every file of a store back against its manifest; also where the store does not open.
 
     Returns:
@@ -145,8 +147,9 @@ def verify_store(folder: Path) -> list[str]:
     except StoreError as problem:
         return [str(problem)]
     problems = {}
+    size_problem = _sizes_in(folder)
     for name, entry in manifest.files.items():
-        problem = _problem(folder / name, entry)
+        problem = size_problem(name, entry) or _content_problem(folder / name, entry)
         if problem:
             problems[name] = f"{folder / name}: {problem}; {_way_out(folder)}"
     for name in _files_below(folder) - manifest.files.keys() - {MANIFEST_NAME}:
@@ -191,12 +194,32 @@ def _entry(file: Path) -> FileEntry:
     return FileEntry(file.stat().st_size, sha256_file(file))
 
 
-def _files_below(folder: Path) -> set[str]:
+def _files_below(folder: Place) -> set[str]:
+    if isinstance(folder, RemotePath):
+        return set(folder.sizes())
     return {
         file.relative_to(folder).as_posix()
         for file in folder.rglob("*")
         if file.is_symlink() or not file.is_dir()
     }
+
+
+def _sizes_in(folder: Place) -> Callable[[str, FileEntry], str | None]:
+    """What tells what is wrong with the size of a file of a store; None: nothing."""
+    if not isinstance(folder, RemotePath):
+        return lambda name, entry: _size_problem(folder / name, entry)
+    try:
+        sizes = folder.sizes()  # all of them by one request, not one each
+    except OSError as cause:
+        reason = f"cannot be looked at ({cause.strerror})"
+        return lambda name, entry: reason
+
+    def problem(name: str, entry: FileEntry) -> str | None:
+        if name not in sizes:
+            return "missing"
+        return _of_other_size(sizes[name], entry)
+
+    return problem
 
 
 def _size_problem(file: Path, entry: FileEntry) -> str | None:
@@ -206,13 +229,14 @@ def _size_problem(file: Path, entry: FileEntry) -> str | None:
         return "missing" if isinstance(cause, FileNotFoundError) else f"{cause.strerror}"
     if not file.is_file():
         return "not a file"
+    return _of_other_size(size, entry)
+
+
+def _of_other_size(size: int, entry: FileEntry) -> str | None:
     return None if size == entry.size else f"has {size} bytes instead of {entry.size}"
 
 
-def _problem(file: Path, entry: FileEntry) -> str | None:
-    problem = _size_problem(file, entry)
-    if problem:
-        return problem
+def _content_problem(file: Place, entry: FileEntry) -> str | None:
     try:
         digest = sha256_file(file)
     except OSError as cause:
@@ -220,21 +244,21 @@ def _problem(file: Path, entry: FileEntry) -> str | None:
     return None if digest == entry.sha256 else "its bytes have changed"
 
 
-def _way_out(folder: Path) -> str:
+def _way_out(folder: Place) -> str:
     return f"delete {folder} and run wsi-hr tile again"
 
 
-def is_ours(folder: Path) -> bool:
+def is_ours(folder: Place) -> bool:
     """Whether ``folder`` is or was a patch store, sound or not."""
-    if (folder / MANIFEST_NAME).is_file():
-        return True
     try:
+        if (folder / MANIFEST_NAME).is_file():
+            return True
         return b'"wsi_hr"' in (folder / "zarr.json").read_bytes()
     except OSError:
         return False
 
 
-def _without_manifest(folder: Path) -> str:
+def _without_manifest(folder: Place) -> str:
     if not folder.exists():
         return f"{folder}: no such patch store; run wsi-hr tile to make it"
     if not folder.is_dir():

@@ -6,16 +6,17 @@ The writing side is :class:`PatchStoreWriter`, the reading side :class:`PatchSto
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, Size, TissueMask, UInt8Array
+from wsi_hr.remote import Place, RemotePath
 from wsi_hr.store.arrays import ATTRIBUTES_KEY, read_small_array
-from wsi_hr.store.layout import PatchLayout, parse_layout
+from wsi_hr.store.layout import parse_layout
 from wsi_hr.store.manifest import (
     SCHEMA_VERSION,
     Manifest,
@@ -26,17 +27,31 @@ from wsi_hr.store.manifest import (
 )
 from wsi_hr.store.patch_array import PatchArray
 from wsi_hr.store.patch_writer import STORE_SUFFIX, PatchStoreWriter
+from wsi_hr.store.remote_patches import RemotePatches
 from wsi_hr.store.store_info import StoreInfo, scale_name
 
 __all__ = [
     "SCHEMA_VERSION",
     "STORE_SUFFIX",
+    "PatchPixels",
     "PatchStore",
     "PatchStoreWriter",
     "StoreInfo",
     "is_complete",
     "verify_store",
 ]
+
+
+class PatchPixels(Protocol):
+    """Where the pixels of a store's patches are; thread-safe, and safe to use after a fork."""
+
+    def read_into(self, indices: Sequence[int], out: UInt8Array) -> None:
+        """Decode patches ``indices`` (K of them, each valid) into ``out`` u8[K, P, P, 3].
+
+        Raises:
+            StoreError: a patch cannot be read.
+        """
+        ...
 
 
 class PatchStore:
@@ -51,12 +66,12 @@ class PatchStore:
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         manifest: Manifest,
         info: StoreInfo,
         grid: PatchGrid,
         valid: BoolArray,
-        patches: PatchArray,
+        patches: PatchArray | RemotePatches | None,
     ) -> None:
         self.path = path
         self.info = info
@@ -64,10 +79,11 @@ class PatchStore:
         self.valid = valid
         self._manifest = manifest
         self._patches = patches
+        self._pixels: PatchPixels | None = patches
         self._num_patches = len(valid)
 
     @classmethod
-    def open(cls, path: Path, mpp: float | None = None) -> PatchStore:
+    def open(cls, path: Place, mpp: float | None = None) -> PatchStore:
         """Open the store at ``path``, at one of its scales.
 
         Args:
@@ -91,7 +107,6 @@ class PatchStore:
             of_scale = _attributes(path, manifest, f"{scale}/zarr.json")
             info = StoreInfo.from_json(root, of_scale)
             shape = of_scale["grid_shape"]
-            layout = parse_layout(read_checked(path, manifest, f"{scale}/patches/zarr.json"))
             grid = PatchGrid(
                 coords=read_small_array(path, manifest, f"{scale}/coords"),
                 cells=read_small_array(path, manifest, f"{scale}/cells"),
@@ -101,21 +116,31 @@ class PatchStore:
                 artifact=read_small_array(path, manifest, f"{scale}/artifact"),
             )
             valid = read_small_array(path, manifest, f"{scale}/valid")
-            _check_agreement(info, grid, valid, layout)
-            shards = [f"{scale}/patches/{layout.shard_name(k)}" for k in range(layout.num_shards)]
-            shard_bytes = [manifest.files[name].size for name in shards]
+            _check_lengths(grid, valid)
+            patches = None
+            if info.mode != "virtual":
+                patches = _patch_array(path, manifest, info, len(valid))
         except (ValueError, KeyError, TypeError, IndexError) as cause:
             raise StoreError(
                 f"{path}: not laid out as wsi-hr does it ({cause}); "
                 "delete it and run wsi-hr tile again"
             ) from cause
-        patches = PatchArray(path / scale / "patches", layout, shard_bytes)
         return cls(path, manifest, info, grid, valid, patches)
 
     @property
     def slide_id(self) -> str:
         """Which slide."""
         return self.info.slide_id
+
+    @property
+    def virtual(self) -> bool:
+        """Whether the patches are in the slide, not in the store, see :meth:`read_through`."""
+        return self._patches is None
+
+    def read_through(self, pixels: PatchPixels) -> None:
+        """Have the patches of a virtual store read by ``pixels`` from now on."""
+        assert self.virtual, "the store has pixels of its own"
+        self._pixels = pixels
 
     def __len__(self) -> int:
         return self._num_patches
@@ -155,7 +180,8 @@ class PatchStore:
 
         Raises:
             IndexError: there is no such patch, or ``indices`` are not whole numbers.
-            StoreError: a patch is damaged, or the slide did not give it (``valid`` is False).
+            StoreError: a patch is damaged, or the slide did not give it (``valid`` is False); or
+                the store is virtual, and nobody reads its slide.
         """
         if indices.dtype.kind not in "iu" or indices.ndim != 1:
             raise IndexError(f"expected whole numbers i64[K], got {indices.dtype}{indices.shape}")
@@ -163,15 +189,20 @@ class PatchStore:
         # One at a time: for the single patch of a random read, numpy's reductions cost more.
         for patch in wanted:
             self._check_readable(patch)
-        edge = self._patches.layout.patch_px
+        if self._pixels is None:
+            raise StoreError(
+                f"{self.path}: holds no pixels, they are in its slide {self.info.source_path}; "
+                "open it by wsi_hr.tiling.slide_pixels.open_store"
+            )
+        edge = self.info.tile.patch_size
         out = np.empty((len(wanted), edge, edge, 3), dtype=np.uint8)
-        self._patches.read_into(wanted, out)
+        self._pixels.read_into(wanted, out)
         return out
 
     @property
     def holds_jpeg(self) -> bool:
         """Whether patches lie in the store as JPEG streams, see :meth:`read_jpeg`."""
-        return self._patches.layout.codec.name != "raw"
+        return self._patches is not None and self._patches.layout.codec.name != "raw"
 
     def read_jpeg(self, patch: int) -> bytes:
         """The JPEG stream of patch ``patch``, as it lies in the store.
@@ -179,10 +210,10 @@ class PatchStore:
         Raises:
             IndexError: there is no such patch.
             StoreError: it is damaged, or the slide did not give it (``valid`` is False).
-            ValueError: the store holds pixels, not JPEG.
+            ValueError: the store holds no JPEG.
         """
-        if not self.holds_jpeg:
-            raise ValueError(f"{self.path}: holds pixels, not JPEG")
+        if self._patches is None or not self.holds_jpeg:
+            raise ValueError(f"{self.path}: holds no JPEG")
         self._check_readable(patch)
         return self._patches.stored_bytes(patch)
 
@@ -205,7 +236,7 @@ class PatchStore:
         return verify_store(self.path)
 
 
-def is_complete(path: Path) -> bool:
+def is_complete(path: Place) -> bool:
     """Whether a finished store is at ``path``: nothing missing, nothing cut short."""
     try:
         check_sizes(path, read_manifest(path))
@@ -214,17 +245,32 @@ def is_complete(path: Path) -> bool:
     return True
 
 
-def _attributes(path: Path, manifest: Manifest, name: str) -> dict[str, Any]:
+def _attributes(path: Place, manifest: Manifest, name: str) -> dict[str, Any]:
     return json.loads(read_checked(path, manifest, name))["attributes"][ATTRIBUTES_KEY]
 
 
-def _check_agreement(
-    info: StoreInfo, grid: PatchGrid, valid: BoolArray, layout: PatchLayout
-) -> None:
-    num = layout.num_patches
+def _patch_array(
+    path: Place, manifest: Manifest, info: StoreInfo, num_patches: int
+) -> PatchArray | RemotePatches:
+    """The array of patches, as its metadata and the list of files describe it.
+
+    Raises:
+        ValueError: they do not fit the store.
+    """
+    name = f"{scale_name(info.tile.mpp)}/patches"
+    layout = parse_layout(read_checked(path, manifest, f"{name}/zarr.json"))
     codec = "raw" if info.mode == "raw" else "jpeg"
     if (layout.patch_px, layout.codec.name) != (info.tile.patch_size, codec):
         raise ValueError("its patches are not those of its settings")
-    lengths = {len(a) for a in (grid.coords, grid.cells, grid.tissue, grid.artifact, valid)}
-    if lengths != {num}:
+    if layout.num_patches != num_patches:
+        raise ValueError("its arrays have different lengths")
+    shards = [f"{name}/{layout.shard_name(k)}" for k in range(layout.num_shards)]
+    sizes = [manifest.files[shard].size for shard in shards]
+    if isinstance(path, RemotePath):
+        return RemotePatches(path / name, layout, sizes)
+    return PatchArray(path / name, layout, sizes)
+
+
+def _check_lengths(grid: PatchGrid, valid: BoolArray) -> None:
+    if {len(a) for a in (grid.coords, grid.cells, grid.tissue, grid.artifact)} != {len(valid)}:
         raise ValueError("its arrays have different lengths")

@@ -21,7 +21,7 @@ from wsi_hr.store.arrays import (
     write_patches_metadata,
     write_small_array,
 )
-from wsi_hr.store.layout import parse_layout
+from wsi_hr.store.layout import PatchLayout, parse_layout
 from wsi_hr.store.manifest import (
     FSYNCS_AT_A_TIME,
     TMP_SUFFIX,
@@ -117,7 +117,8 @@ class PatchStoreWriter:
         Args:
             chunks: one per patch, as the codec of the store's settings encodes it
                 (:func:`wsi_hr.store.chunks.chunk_codec_for`), or a sealed JPEG stream of the same
-                size; None for a patch that the slide did not give.
+                size; None for a patch that the slide did not give. A virtual store only takes down
+                which it gave.
 
         Raises:
             ValueError: there are more than the grid has.
@@ -129,9 +130,11 @@ class PatchStoreWriter:
                 f"{len(self._valid)} of the grid"
             )
         for chunk in chunks:
-            self._chunks.append(chunk)
             self._valid[self._num_written] = chunk is not None
             self._num_written += 1
+            if self._layout is None:
+                continue
+            self._chunks.append(chunk)
             if len(self._chunks) == self._layout.num_slots:
                 self._write_shard()
 
@@ -153,14 +156,16 @@ class PatchStoreWriter:
         self._valid = np.zeros(len(grid), dtype=np.bool_)
         self._num_written = 0
         self._chunks: list[bytes | None] = []
+        self._layout: PatchLayout | None = None
         with self._mendable_errors():
             write_group(self._scale, info.scale_json() | {"grid_shape": list(grid.shape)})
             write_small_array(self._scale / "coords", grid.coords, ("patch", "xy"))
             write_small_array(self._scale / "cells", grid.cells, ("patch", "row_col"))
             write_small_array(self._scale / "tissue", grid.tissue, ("patch",))
             write_small_array(self._scale / "artifact", grid.artifact, ("patch",))
-            write_patches_metadata(self._scale / "patches", len(grid), info.tile)
-            self._layout = parse_layout((self._scale / "patches" / "zarr.json").read_bytes())
+            if info.mode != "virtual":
+                write_patches_metadata(self._scale / "patches", len(grid), info.tile)
+                self._layout = parse_layout((self._scale / "patches" / "zarr.json").read_bytes())
 
     def _finish_scale(self) -> None:
         if self._num_written != len(self._valid):
@@ -171,6 +176,7 @@ class PatchStoreWriter:
             write_small_array(self._scale / "valid", self._valid, ("patch",))
 
     def _write_shard(self) -> None:
+        assert self._layout is not None, "a virtual store has no shards"
         number = (self._num_written - 1) // self._layout.num_slots
         file = self._scale / "patches" / self._layout.shard_name(number)
         shard = build_shard(self._chunks, self._layout.num_slots)

@@ -33,7 +33,8 @@ class StoreInfo:
         vendor: who made the scanner, in OpenSlide's words.
         reader: what read the patches: ``jpeg tiles`` (the file's own, checked against the library
             that opened it), or that library.
-        mode: ``passthrough`` (patches are the slide's own tiles), ``jpeg`` or ``raw``.
+        mode: ``passthrough`` (patches are the slide's own tiles), ``jpeg``, ``raw``, or ``virtual``
+            (the slide is read when patches are).
         plan: how the slide gave the patches.
         tile: the settings of this scale.
         asked: the settings of the store, with all scales.
@@ -45,6 +46,7 @@ class StoreInfo:
         colour: what was done to the colours (:class:`wsi_hr.tiling.colour.Colour`'s record).
         mask_sha256: SHA-256 of the user's mask file; empty where a segmenter drew the mask.
         qc: how much of what the mask shows.
+        source_path: where the slide was, of a virtual store; empty in others.
         schema_version: the layout of the store.
     """
 
@@ -69,6 +71,7 @@ class StoreInfo:
     colour: Mapping[str, Any] = field(default_factory=dict)
     mask_sha256: str = ""
     qc: QcSummary = QcSummary()
+    source_path: str = ""
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -78,6 +81,7 @@ class StoreInfo:
 
     def root_json(self) -> dict[str, Any]:
         """What is of the slide, as plain dicts, lists, texts and numbers; see :meth:`from_json`."""
+        whereabouts = {"source_path": self.source_path} if self.source_path else {}
         return {
             "schema_version": self.schema_version,
             "wsi_hr_version": self.wsi_hr_version,
@@ -86,6 +90,7 @@ class StoreInfo:
             "source_size": self.source_size,
             "source_sha256": self.source_sha256,
             "source_edges_sha256": self.source_edges_sha256,
+            **whereabouts,
             "vendor": self.vendor,
             "mpp": asdict(self.mpp),
             "level0_size": list(self.level0_size),
@@ -160,6 +165,7 @@ class StoreInfo:
                 mask_downsample=Pair(*data["mask_downsample"]),
                 colour=dict(data["colour"]),
                 qc=QcSummary(**data["qc"]),
+                source_path=str(data.get("source_path", "")),
                 **plain,
             )
         except ValidationError as cause:

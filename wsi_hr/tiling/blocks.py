@@ -105,7 +105,7 @@ def encoding(
     Yields:
         The chunks of consecutive patches, from the first on.
     """
-    tasks = (grid.take(part) for part in _tasks(grid, patch_px, threads))
+    tasks = (grid.take(part) for part in tasks_of(grid, patch_px, threads))
     if threads == 1:
         yield map(encoder.encode, tasks)
         return
@@ -125,7 +125,7 @@ def encoding(
         pool.shutdown(cancel_futures=True)
 
 
-def _tasks(grid: PatchGrid, patch_px: int, threads: int) -> Iterator[np.ndarray]:
+def tasks_of(grid: PatchGrid, patch_px: int, threads: int = 1) -> Iterator[np.ndarray]:
     """Indices i64[K] of patches that one thread works on: whole blocks, or parts of one.
 
     A block of large patches comes in parts. So do the last blocks where several threads work: the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from wsi_hr.config import TileConfig
 from wsi_hr.exchange.coords_h5 import read_coords
 from wsi_hr.geometry import Int64Array
+from wsi_hr.runtime import scratch_folder
 from wsi_hr.slides.open import open_slide
 from wsi_hr.slides.source import Source
 from wsi_hr.store.arrays import write_small_array
@@ -115,7 +115,7 @@ def _of_patches(scale: Scale, threads: int) -> tuple[int, float]:
             num_bytes += sum(len(chunk) for chunk in chunks if chunk is not None)
     seconds = time.monotonic() - begun
     share = len(grid) / len(chosen)
-    num_shards = -(-len(grid) // CHUNKS_PER_SHARD)
+    num_shards = 0 if scale.mode == "virtual" else -(-len(grid) // CHUNKS_PER_SHARD)
     overhead = _METADATA_BYTES + num_shards * (index_bytes(CHUNKS_PER_SHARD) + _LISTED_BYTES)
     overhead += sum(map(_stored_bytes, (grid.coords, grid.cells, grid.tissue, grid.artifact)))
     return round(num_bytes * share) + overhead, seconds * share
@@ -134,9 +134,9 @@ def sampled(num_patches: int) -> Int64Array:
 def _stored_bytes(values: np.ndarray) -> int:
     """Size of a small array as a store keeps it."""
     names = tuple(f"axis_{axis}" for axis in range(values.ndim))
-    with tempfile.TemporaryDirectory(prefix="wsi-hr-") as folder:
-        write_small_array(Path(folder) / "a", values, names)
-        return sum(file.stat().st_size for file in (Path(folder) / "a").iterdir())
+    with scratch_folder() as folder:
+        write_small_array(folder / "a", values, names)
+        return sum(file.stat().st_size for file in (folder / "a").iterdir())
 
 
 def _hashing_s_per_byte(path: Path) -> float:

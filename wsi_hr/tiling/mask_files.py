@@ -27,6 +27,7 @@ from wsi_hr.exchange.drawings import (
     read_polygons,
 )
 from wsi_hr.geometry import BoolArray, Bounds, MaskCode, Pair, Size, TissueMask, UInt8Array
+from wsi_hr.remote import Place
 from wsi_hr.tiling.regions import share
 
 MASK_SUFFIXES = (".png", ".geojson", ".xml")
@@ -160,7 +161,7 @@ def mask_geojson(mask: TissueMask, slide_id: str, bounds: Bounds) -> str:
     return json.dumps(document, separators=(",", ":")) + "\n"
 
 
-def is_edited(path: Path) -> bool:
+def is_edited(path: Place) -> bool:
     """Whether a GeoJSON file is somebody's work: QuPath leaves out what it does not know."""
     try:
         return _SEAL not in json.loads(path.read_bytes())

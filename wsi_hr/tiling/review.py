@@ -15,6 +15,7 @@ from PIL import Image
 
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import Bounds, MaskCode, Mpp, QcSummary, TissueMask, UInt8Array
+from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import atomic_path, write_text_atomic
 from wsi_hr.tiling.mask_files import MASK_COLORS, is_edited, mask_geojson
 from wsi_hr.tiling.overview import Overview
@@ -79,14 +80,15 @@ def write_review(folder: Path, slide_id: str, review: Review) -> None:
         StoreError: the disk does not take it.
     """
     with _mendable_errors(folder):
-        picture, outlines = _places(folder, slide_id)
+        _make_folders(folder)
+        picture, outlines = (folder / name for name in _files(slide_id))
         with atomic_path(picture) as temporary:
             temporary.write_bytes(review.picture)
         if not _left_alone(outlines):
             write_text_atomic(outlines, review.outlines)
 
 
-def publish_review(written: Path, folder: Path, slide_id: str) -> None:
+def publish_review(written: Path, folder: Place, slide_id: str) -> None:
     """Move what :func:`write_review` wrote into one folder to another.
 
     Outlines that somebody has corrected there are left as they are.
@@ -95,21 +97,29 @@ def publish_review(written: Path, folder: Path, slide_id: str) -> None:
         StoreError: the disk does not take it.
     """
     with _mendable_errors(folder):
-        for source, place in zip(
-            _places(written, slide_id), _places(folder, slide_id), strict=True
-        ):
-            if source.suffix != ".geojson" or not _left_alone(place):
+        if isinstance(folder, Path):
+            _make_folders(folder)
+        for name in _files(slide_id):
+            source, place = written / name, folder / name
+            if source.suffix == ".geojson" and _left_alone(place):
+                continue
+            if isinstance(place, RemotePath):
+                place.upload(source)
+            else:
                 source.replace(place)
 
 
-def _places(folder: Path, slide_id: str) -> tuple[Path, Path]:
-    """Where picture and outlines go; their folders are made."""
+def _files(slide_id: str) -> tuple[str, str]:
+    """Where picture and outlines are in a folder of stores."""
+    return f"{PICTURES}/{slide_id}.png", f"{OUTLINES}/{slide_id}.geojson"
+
+
+def _make_folders(folder: Path) -> None:
     for name in (PICTURES, OUTLINES):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    return folder / PICTURES / f"{slide_id}.png", folder / OUTLINES / f"{slide_id}.geojson"
 
 
-def _left_alone(outlines: Path) -> bool:
+def _left_alone(outlines: Place) -> bool:
     if not is_edited(outlines):
         return False
     logger.warning(
@@ -121,7 +131,7 @@ def _left_alone(outlines: Path) -> bool:
 
 
 @contextmanager
-def _mendable_errors(folder: Path) -> Iterator[None]:
+def _mendable_errors(folder: Place) -> Iterator[None]:
     try:
         yield
     except OSError as cause:

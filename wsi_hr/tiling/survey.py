@@ -57,7 +57,7 @@ class Scale:
 
     @property
     def mode(self) -> str:
-        """How they are stored: ``passthrough``, ``jpeg`` or ``raw``."""
+        """How they are stored: ``passthrough``, ``jpeg``, ``raw`` or ``virtual``."""
         if self.config.codec != "auto":
             return self.config.codec
         if self.recolour is not None:
@@ -72,8 +72,10 @@ class Scale:
         fast = self.config.resample == "fast"
         by_slide = SlidePatches(self.slide, plan, edge, fast=fast)
         codec = chunk_codec_for(self.config)
+        # a virtual store only wants to know which patches the slide gives
+        recolour = None if self.mode == "virtual" else self.recolour
         if tiles is None:
-            return BlockEncoder(by_slide, codec, recolour=self.recolour)
+            return BlockEncoder(by_slide, codec, recolour=recolour)
         if self.mode == "passthrough":
             return BlockEncoder(by_slide, codec, open_streams=lambda: TileStreams(tiles, plan))
         # Interpolated, colours at half the resolution would be averaged again by a store that keeps
@@ -83,7 +85,7 @@ class Scale:
         return BlockEncoder(
             by_slide,
             codec,
-            recolour=self.recolour,
+            recolour=recolour,
             open_tiles=lambda: TilePatches(
                 tiles, plan, edge, fast=fast, smooth_chroma=smooth_chroma
             ),

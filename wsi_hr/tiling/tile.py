@@ -219,6 +219,7 @@ def _info(origin: Origin, survey: Survey, scale: Scale) -> StoreInfo:
         colour=survey.colour.record,
         mask_sha256=survey.mask_sha256,
         qc=survey.qc,
+        source_path=str(slide.path.absolute()) if scale.mode == "virtual" else "",
     )
 
 

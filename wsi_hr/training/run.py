@@ -16,6 +16,7 @@ from wsi_hr.method_config import encoder_px
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import Method
 from wsi_hr.models.encoder import build_encoder
+from wsi_hr.remote import Place
 from wsi_hr.training.checkpoint import Checkpoint, load_checkpoint, restore_model
 from wsi_hr.training.loop import BEST
 
@@ -75,7 +76,7 @@ def load_run(run_dir: Path, *, device: str = "auto") -> TrainedRun:
     return TrainedRun(method, config, classes, epoch, checkpoint.digest)
 
 
-def require_same_tiling(run: TileConfig, store: TileConfig, where: Path) -> None:
+def require_same_tiling(run: TileConfig, store: TileConfig, where: Place) -> None:
     """A model is only used on patches cut as those it learned from.
 
     Raises:

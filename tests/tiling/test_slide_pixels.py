@@ -1,0 +1,185 @@
+"""Virtual stores: their patches are those of a raw store, and a slide that is not there is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from test_modes import damage_tile
+from two_stains import HE_32, concentrations, stained
+
+from wsi_hr.bags.bag_set import BagSet
+from wsi_hr.config import TileConfig
+from wsi_hr.errors import StoreError
+from wsi_hr.geometry import Point, Size
+from wsi_hr.store.patch_store import PatchStore, verify_store
+from wsi_hr.testing.svs import TILE_PX, write_svs
+from wsi_hr.tiling import slide_pixels
+from wsi_hr.tiling.slide_pixels import SLIDES_VARIABLE, open_store, require_slide
+from wsi_hr.tiling.tile import tile_slide
+
+TISSUE = stained(concentrations(1024), HE_32)
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def jpeg_slide(tmp_path_factory) -> Path:
+    """1280 x 1024 px of stained tissue at 0.25 um/px, in JPEG tiles of 256 px."""
+    path = tmp_path_factory.mktemp("slides") / "s.svs"
+
+    def tile_at(corner: Point):
+        x, y = corner.x % 768, corner.y
+        return np.ascontiguousarray(TISSUE[y : y + TILE_PX, x : x + TILE_PX])
+
+    glass = np.full((1, TILE_PX, TILE_PX, 3), 244, np.uint8)
+    write_svs(path, size=Size(1280, 1024), mpp=0.25, tile_at=tile_at, glass=glass)
+    return path
+
+
+@pytest.fixture(scope="module")
+def odd_pyramid(tmp_path_factory) -> Path:
+    """Lossless tiles; the second level is no whole part of the first, so OpenSlide interpolates."""
+    path = tmp_path_factory.mktemp("odd") / "s.tif"
+    half = np.ascontiguousarray(TISSUE[:1020:2, :1018:2][:450, :450])
+    with tifffile.TiffWriter(path) as writer:
+        for picture, subfile in ((TISSUE, 0), (half, 1)):
+            writer.write(
+                picture,
+                tile=(128, 128),
+                photometric="rgb",
+                compression="zlib",
+                subfiletype=subfile,
+                metadata=None,
+                resolution=(40_000, 40_000),
+                resolutionunit="CENTIMETER",
+            )
+    return path
+
+
+def tiled(path: Path, folder: Path, codec: str, **settings: object) -> PatchStore:
+    config = TileConfig.model_validate({"min_tissue": 0.0, **settings, "codec": codec})
+    result = tile_slide(path, "s", folder / codec / "s.zarr", config, None, "x")
+    assert result.status == "done"
+    assert verify_store(folder / codec / "s.zarr") == []
+    return open_store(folder / codec / "s.zarr")
+
+
+@pytest.mark.parametrize(
+    ("slide", "settings", "reader"),
+    [
+        ("jpeg_slide", {"mpp": 0.25}, "jpeg tiles"),
+        ("jpeg_slide", {"mpp": 0.5, "patch_size": 128}, "jpeg tiles"),
+        ("jpeg_slide", {"mpp": 0.25, "patch_size": 96, "stride": 40}, "jpeg tiles"),
+        ("jpeg_slide", {"mpp": 0.4, "patch_size": 64, "resample": "exact"}, "jpeg tiles"),
+        ("jpeg_slide", {"mpp": 0.25, "stain": "macenko"}, "jpeg tiles"),
+        ("jpeg_slide", {"mpp": 0.5, "patch_size": 48, "stain": "reinhard"}, "jpeg tiles"),
+        ("odd_pyramid", {"mpp": 0.25, "patch_size": 64}, "OpenSlide"),
+        ("odd_pyramid", {"mpp": 0.6, "patch_size": 16}, "OpenSlide"),
+    ],
+)
+def test_patches_are_those_of_a_raw_store(tmp_path, request, slide, settings, reader):
+    path = request.getfixturevalue(slide)
+    raw, virtual = (tiled(path, tmp_path, codec, **settings) for codec in ("raw", "virtual"))
+    assert (virtual.info.mode, virtual.info.reader, raw.info.reader) == ("virtual", reader, reader)
+    assert not virtual.holds_jpeg
+    assert np.array_equal(virtual.grid.coords, raw.grid.coords)
+    everything = np.arange(len(raw))
+    pixels = raw.read(everything)
+    assert np.array_equal(virtual.read(everything), pixels)
+    for some in (RNG.permutation(len(raw))[:50], np.array([3, 3, 1]), np.array([], np.int64)):
+        assert np.array_equal(virtual.read(some), pixels[some])
+    for patch in RNG.permutation(len(raw))[:12].tolist():
+        assert np.array_equal(virtual.read(np.array([patch]))[0], pixels[patch])
+    assert not list((tmp_path / "virtual/s.zarr").rglob("patches"))
+
+
+def test_every_scale_is_read_from_its_level(tmp_path, jpeg_slide):
+    settings = {"mpp": 0.25, "more_mpp": [0.5], "patch_size": 128}
+    for codec in ("raw", "virtual"):
+        tiled(jpeg_slide, tmp_path, codec, **settings)
+    for mpp in (0.25, 0.5):
+        raw, virtual = (open_store(tmp_path / c / "s.zarr", mpp) for c in ("raw", "virtual"))
+        assert virtual.info.tile.mpp == mpp
+        everything = np.arange(len(raw))
+        assert np.array_equal(virtual.read(everything), raw.read(everything))
+
+
+def test_what_the_slide_does_not_give_is_found_out_while_tiling(tmp_path, jpeg_slide):
+    path = shutil.copy(jpeg_slide, tmp_path / "d.svs")
+    damage_tile(path, tile=7, how="header")
+    settings = {"mpp": 0.25, "max_unreadable": 0.2}
+    raw, virtual = (tiled(path, tmp_path, codec, **settings) for codec in ("raw", "virtual"))
+    assert (~virtual.valid).sum() == 1
+    assert np.array_equal(virtual.valid, raw.valid)
+    readable = np.flatnonzero(raw.valid)
+    assert np.array_equal(virtual.read(readable), raw.read(readable))
+    with pytest.raises(StoreError, match="could not be read from the slide"):
+        virtual.read(np.flatnonzero(~virtual.valid))
+
+
+def test_a_slide_that_is_gone_or_changed_is_told_with_its_store(tmp_path, jpeg_slide):
+    path = Path(shutil.copy(jpeg_slide, tmp_path / "s.svs"))
+    store = tiled(path, tmp_path, "virtual", mpp=0.25)
+    first = np.array([0])
+    store.read(first)
+    content = path.read_bytes()
+    both = rf"virtual/s\.zarr: holds no pixels.*{path}"
+    path.unlink()
+    for opened in (store, open_store(store.path)):
+        opened._pixels._slide and setattr(opened._pixels._slide, "_looked", 0)  # pyright: ignore
+        with pytest.raises(StoreError, match=rf"{both}, which cannot be read \(No such file"):
+            opened.read(first)
+    path.write_bytes(content[:-1] + b"!")
+    with pytest.raises(StoreError, match=rf"{both} is not the file it was made from any more"):
+        store.read(first)
+    with pytest.raises(StoreError, match="is not the file"):
+        BagSet(tmp_path / "virtual").open("s")
+    path.write_bytes(content)
+    assert len(BagSet(tmp_path / "virtual").open("s")) == len(store)
+    store.read(first)
+    with pytest.raises(StoreError, match="holds no pixels, they are in its slide"):
+        PatchStore.open(store.path).read(first)
+
+
+def test_a_slide_that_moved_is_found_where_the_user_says(tmp_path, jpeg_slide, monkeypatch):
+    site = tmp_path / "old/site/a ü"
+    site.mkdir(parents=True)
+    shutil.copy(jpeg_slide, site / "s.svs")
+    store = tiled(site / "s.svs", tmp_path, "virtual", mpp=0.25)
+    pixels = store.read(np.array([4]))
+    (tmp_path / "old").rename(tmp_path / "new")
+    for folder in ("new", "new/site", "new/site/a ü"):
+        monkeypatch.setenv(SLIDES_VARIABLE, f"/nowhere:{tmp_path / folder}")
+        assert require_slide(store) == tmp_path / "new/site/a ü/s.svs"
+        assert np.array_equal(open_store(store.path).read(np.array([4])), pixels)
+    (tmp_path / "new/site/a ü/s.svs").write_bytes(b"another")
+    with pytest.raises(StoreError, match=r"new/site/a ü/s\.svs is not the file it was made from"):
+        open_store(store.path).read(np.array([4]))
+
+
+def test_threads_and_forks_read_what_one_process_reads(tmp_path, jpeg_slide, monkeypatch):
+    monkeypatch.setattr(slide_pixels, "_MAX_OPEN_SLIDES", 2)
+    settings = {"mpp": 0.25, "patch_size": 64}
+    paths = [tiled(jpeg_slide, tmp_path / str(k), "virtual", **settings).path for k in range(4)]
+    stores = [open_store(path) for path in paths]
+    everything = np.arange(len(stores[0]))
+    pixels = stores[0].read(everything)
+
+    def right(number: int) -> bool:
+        some = np.random.default_rng(number).integers(0, len(everything), 40)
+        return np.array_equal(stores[number % 4].read(some), pixels[some])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(right, range(60)))
+    opened = [store for store in stores if store._pixels._slide is not None]  # pyright: ignore
+    assert len(opened) <= 2, "the slides of the others were closed"
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if right(1) and right(2) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert right(3)
