@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -54,6 +55,19 @@ def _status_mib(name: str) -> float:
     return int(found[1]) / 1024
 
 
+@dataclass(frozen=True)
+class Peaks:
+    """Greatest memory of a process, MiB.
+
+    Attributes:
+        idle: in use before the first step.
+        above: by how much more, after slides of each size.
+    """
+
+    idle: float
+    above: list[float]
+
+
 def measure_memory(
     settings: Sequence[str],
     sizes: Sequence[int],
@@ -62,8 +76,8 @@ def measure_memory(
     num_bags: int = 1,
     endless: bool = False,
     predict: bool = False,
-) -> list[float]:
-    """Peak MiB after slides of each size, the sizes rising, above a process that did nothing yet.
+) -> Peaks:
+    """Peaks after slides of each size, the sizes rising, of a process that did nothing before.
 
     The encoder, the method and the pixels of the slides count as idle; gradients, the optimiser and
     all that is computed do not.
@@ -91,7 +105,7 @@ def measure_memory(
             raise ChildProcessError("its process was killed, as one is for memory") from cause
 
 
-def _run(job: dict) -> list[float]:
+def _run(job: dict) -> Peaks:
     patch_px, sizes = job["patch_px"], job["sizes"]
     slides = {size: _bags(job, size) for size in sizes}
     with tempfile.TemporaryDirectory(prefix="wsi-hr-bench-") as folder:
@@ -104,7 +118,7 @@ def _run(job: dict) -> list[float]:
             if job["predict"]:
                 trial.predict(slides[size])
             peaks.append(memory.peak_mib())
-    return peaks[1:]
+    return Peaks(memory.idle_mib, peaks[1:])
 
 
 def _load_libraries(job: dict, folder: Path) -> None:

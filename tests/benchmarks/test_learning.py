@@ -65,8 +65,10 @@ def test_what_a_step_holds_is_found_in_its_peak() -> None:
     """All patches of a slide drawn at once are held with their activations; a scan holds none."""
     settings = ["encoder.name=test_resnet", "train.device=cpu"]
     held = ["method.name=patchgd", "method.sample=1", "method.max_sampled=100000"]
-    few, many = measure_memory([*settings, *held], [50, 400], patch_px=64)
-    flat_few, flat_many = measure_memory([*settings, "method.explore=none"], [50, 400], patch_px=64)
+    few, many = measure_memory([*settings, *held], [50, 400], patch_px=64).above
+    flat = measure_memory([*settings, "method.explore=none"], [50, 400], patch_px=64)
+    flat_few, flat_many = flat.above
+    assert flat.idle > 100  # MiB; Python and torch alone
     assert many > 3 * few
     assert flat_many < 1.5 * flat_few
     with pytest.raises(ConfigError, match="no_such"):

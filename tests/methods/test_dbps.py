@@ -394,3 +394,12 @@ def test_the_papers_own_code_is_reproduced(shared_golden, name: str) -> None:
     found = check_golden(shared_golden / f"{name}.npz")
     assert {"idx"} <= {finding.quantity for finding in found}
     assert all(finding.agrees for finding in found), found
+
+
+def test_many_logits_are_scored_row_by_row_to_the_same_ranks() -> None:
+    torch.manual_seed(13)
+    logits = torch.randn(8, 40_000)
+    logits[:, 7] = logits[:, 30_001]
+    whole = logits.double().softmax(1).mean(0).float()
+    assert torch.allclose(score(logits), whole, rtol=1e-6)
+    assert score(logits)[7] == score(logits)[30_001]

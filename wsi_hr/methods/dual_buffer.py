@@ -17,6 +17,9 @@ from torch import Tensor
 # J = heads x queries.
 
 
+_FEW_LOGITS = 1 << 17
+
+
 @dataclass(frozen=True)
 class Candidates:
     """Patches that compete: index i64[L], embedding [L, D], cached logits [J, L]."""
@@ -55,7 +58,12 @@ class DualBuffer:
 
 def score(logits_JL: Tensor) -> Tensor:
     """Mean over J of the softmax over L, float32[L]."""
-    return logits_JL.double().softmax(1).mean(0).float()
+    if logits_JL.numel() < _FEW_LOGITS:
+        return logits_JL.double().softmax(1).mean(0).float()
+    total_L = torch.zeros_like(logits_JL[0], dtype=torch.float64)
+    for row_L in logits_JL:  # all rows in float64 at a time would be most of a large slide's memory
+        total_L += row_L.double().softmax(0)
+    return (total_L / len(logits_JL)).float()
 
 
 def ranked(candidates: Candidates) -> Candidates:

@@ -77,6 +77,8 @@ class StepContext:
 
     def keep(self, bag: Bag, logits_JN: Tensor) -> None:
         """Leave logits of the bag's N patches for the next epoch, by patch of its source."""
+        if isinstance(self.memory, NoMemory):
+            return
         of_source = np.full((len(logits_JN), len(bag.source.valid)), np.nan, np.float32)
         of_source[:, bag.indices] = logits_JN.cpu().numpy()
         self.memory.keep(bag.slide_id, of_source)
