@@ -80,6 +80,7 @@ def test_prediction_is_whole_deterministic_and_leaves_no_trace(name: str, num: i
     assert not (first.role == Role.NOT_VISITED).any()
     assert np.array_equal(first.probs, second.probs)
     assert np.array_equal(first.saliency, second.saliency)
+    assert np.array_equal(method.judge_bag(bag).probs, first.probs)
     assert method.training
     for key, value in method.state_dict().items():
         assert torch.equal(value, before[key]), key

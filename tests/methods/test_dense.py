@@ -123,6 +123,7 @@ def test_a_prediction_has_a_probability_for_every_patch_and_class(head) -> None:
     assert prediction.patch_probs.shape == (7, 3)
     assert np.allclose(prediction.patch_probs, logits.softmax(1), atol=1e-6)
     assert np.array_equal(method.predict_bag(some).patch_probs, prediction.patch_probs)
+    assert np.array_equal(method.judge_bag(some).patch_probs, prediction.patch_probs)
     assert make(head, None).predict_bag(some).patch_probs is None
 
 

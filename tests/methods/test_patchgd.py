@@ -108,6 +108,7 @@ def test_accumulation_steps_every_epsilon_and_at_the_end() -> None:
 def test_draws_are_disjoint_and_cover_what_is_asked() -> None:
     for num, sample, coverage, most, expected in [
         (100, 0.25, 1.0, 256, [25] * 4),
+        (100, 0.07, 0.14, 256, [7, 7]),
         (100, 0.3, 1.0, 256, [30, 30, 30, 10]),
         (100, 0.25, 0.5, 256, [25, 25]),
         (1000, 0.5, 1.0, 300, [300, 300, 300, 100]),

@@ -18,7 +18,7 @@ from wsi_hr.bags.slide_picture import slide_picture
 from wsi_hr.errors import TrainingError
 from wsi_hr.geometry import Float32Array, UInt8Array
 from wsi_hr.method_config import GDConfig
-from wsi_hr.methods.method import Method, StepContext, Update
+from wsi_hr.methods.method import Judgement, Method, StepContext, Update
 from wsi_hr.methods.recomputed import embed_checkpointed, offloaded
 from wsi_hr.methods.shares import margin, margin_shares, rank_roles
 from wsi_hr.models.encoder import Encoder, embed_packed, frozen
@@ -112,10 +112,22 @@ class GD(Method):
             return embed_checkpointed(self.encoder, patches_KPP3, self.config.segments)
         return self.encoder(patches_KPP3)
 
-    def _predict_patches(self, bag: Bag) -> tuple[Tensor, Tensor]:
+    def judge_bag(self, bag: Bag) -> Judgement:
+        """One pass, and one of the head: the saliency is what costs a head most."""
+        if self.config.input == "image":
+            return super().judge_bag(bag)
+        with frozen(self):
+            logits_C = self.head(ZBlock.of_bags([bag], [self._embed_all(bag)]))[0]
+        return Judgement(logits_C.softmax(0).cpu().numpy(), None)
+
+    def _embed_all(self, bag: Bag) -> Tensor:
         z_ND = self.encoder.scale.new_empty(len(bag), self.encoder.dim)
         for _, at, embedding in embed_packed(self.encoder, [bag]):
             z_ND[at] = embedding
+        return z_ND
+
+    def _predict_patches(self, bag: Bag) -> tuple[Tensor, Tensor]:
+        z_ND = self._embed_all(bag)
 
         def logits_of(some_ND: Tensor) -> Tensor:
             return self.head(ZBlock.of_bags([bag], [some_ND]))[0]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -84,6 +84,18 @@ class StepContext:
         self.memory.keep(bag.slide_id, of_source)
 
 
+class Judgement(NamedTuple):
+    """The classes of one slide; see :class:`wsi_hr.slide_prediction.SlidePrediction`.
+
+    Attributes:
+        probs: f32[C] of the slide.
+        patch_probs: f32[N, K] of its patches, where their classes were learned.
+    """
+
+    probs: Float32Array
+    patch_probs: Float32Array | None
+
+
 class Method(nn.Module, ABC):
     """A slide classifier that learns from bags and says which patches mattered.
 
@@ -129,6 +141,11 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def predict_bag(self, bag: Bag) -> SlidePrediction:
         """Predict one bag: all patches visited, deterministic, nothing learned."""
+
+    def judge_bag(self, bag: Bag) -> Judgement:
+        """What :meth:`predict_bag` says of the classes, without asking which patches mattered."""
+        prediction = self.predict_bag(bag)
+        return Judgement(prediction.probs, prediction.patch_probs)
 
     def learn_patches(self, dense: DenseConfig) -> None:
         """Learn the classes of patches too, from bags that know them; called before training.

@@ -20,7 +20,7 @@ from wsi_hr.geometry import Int64Array
 from wsi_hr.method_config import DenseConfig, PatchGDConfig
 from wsi_hr.methods.dense import PatchLearner
 from wsi_hr.methods.exact import exact_backward, require_exact
-from wsi_hr.methods.method import NoMemory, StepContext, Update
+from wsi_hr.methods.method import Judgement, NoMemory, StepContext, Update
 from wsi_hr.methods.shares import log_relevance, margin_shares, rank_roles
 from wsi_hr.methods.units import Units
 from wsi_hr.models.block_pool import BlockPool
@@ -31,6 +31,8 @@ from wsi_hr.slide_prediction import SlidePrediction
 
 # Letters: B slides, N patches of a slide, U units of Z (patches, or blocks of them), D embedding,
 # C classes; zeta inner steps per outer step, epsilon of them per update.
+
+_ROUNDING = 1e-9  # .07 of 100 patches are 7, though the product is a little more
 
 
 class PatchGD(PatchLearner):
@@ -118,14 +120,23 @@ class PatchGD(PatchLearner):
             z_UD, weight_N = units.fill(self.encoder.embed_padded)
             block = _block([units], [z_UD])
             logits_C = self.head(block)[0]
-            patch_probs_NK = self._patch_probs(block)
             share_U = margin_shares(
                 lambda z: self.head(_block([units], [z]))[0], z_UD, int(logits_C.argmax())
             )
             share_N = (share_U.clamp_min(0)[units.unit_of_patch] * weight_N).cpu()
+            probs, patch_probs = self._judged(logits_C, block)
         role = rank_roles(share_N, self.config.num_salient, self.config.num_sub_salient)
-        probs = logits_C.softmax(0).cpu().numpy()
-        return SlidePrediction(bag.slide_id, probs, share_N.numpy(), role, bag.grid, patch_probs_NK)
+        return SlidePrediction(bag.slide_id, probs, share_N.numpy(), role, bag.grid, patch_probs)
+
+    def judge_bag(self, bag: Bag) -> Judgement:
+        """Fill Z, one head pass: the saliency is what costs a head most."""
+        with frozen(self):
+            units = self._units(bag)
+            block = _block([units], [units.fill(self.encoder.embed_padded)[0]])
+            return self._judged(self.head(block)[0], block)
+
+    def _judged(self, logits_C: Tensor, block: ZBlock) -> Judgement:
+        return Judgement(logits_C.softmax(0).cpu().numpy(), self._patch_probs(block))
 
     def _units(self, bag: Bag) -> Units:
         return Units(bag, self.encoder, self.config.block, self.pool)
@@ -158,9 +169,10 @@ class PatchGD(PatchLearner):
     def _draw(self, units: Units, rng: np.random.Generator) -> list[Int64Array]:
         """Disjoint draws of units that together cover what is asked; the last may be short."""
         config, num = self.config, len(units)
-        covered = max(1, math.ceil(config.coverage * num))
+        covered = max(1, math.ceil(config.coverage * num - _ROUNDING))
         most = max(1, config.max_sampled * num // len(units.bag))  # in units of average size
-        size = min(covered, max(1, math.ceil(config.sample * num)), most)
+        wanted = math.ceil(config.sample * num - _ROUNDING)
+        size = min(covered, max(1, wanted), most)
         order = rng.permutation(num)[:covered]
         return [order[first : first + size] for first in range(0, covered, size)]
 

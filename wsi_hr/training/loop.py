@@ -186,7 +186,7 @@ def evaluate(method: Method, data: TrainingSet, slide_ids: Sequence[str]) -> dic
     patch_labels: list[Int64Array] = []
     for slide_id in slide_ids:
         bag = data.bags.open(slide_id)
-        prediction = method.predict_bag(bag)
+        prediction = method.judge_bag(bag)
         slides.append(prediction.probs)
         if prediction.patch_probs is not None and bag.patch_labels is not None:
             known = bag.patch_labels >= 0
