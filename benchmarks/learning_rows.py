@@ -48,9 +48,11 @@ ROWS = {
     "gd_checkpoint": Row("GD*, checkpointing", ("method.name=gd", "method.memory=checkpoint")),
     "ips": Row("IPS", ("method.name=ips", *_HARD), ()),
     "dbps": Row("DBPS", ("method.name=dbps", *_HARD), ()),
-    # part of the inner steps will do: all are of one size
+    # part of the inner steps will do, and as many patches in each of them whatever N is
     "patchgd": Row(
-        "PatchGD, sampled", ("method.name=patchgd",), ("method.block=8", "method.coverage=0.05")
+        "PatchGD, sampled",
+        ("method.name=patchgd",),
+        ("method.block=8", "method.coverage=0.05", "method.max_sampled=64"),
     ),
     "patchgd_exact": Row("PatchGD, exact", _EXACT, ("method.block=8",)),
     "abmil": Row("ABMIL, frozen features", ("method.name=abmil",), ()),
