@@ -6,9 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # the runner uses both cores; arithmetic that takes both as well only gets in its way
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# a busy machine is no fault of the code; what hangs is stopped by pytest-timeout
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -282,7 +282,7 @@ _recipes = st.fixed_dictionaries(
 
 
 @given(_recipes)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_is_dumped_loads_as_the_same(tmp_path_factory, recipe: dict) -> None:
     config = resolve_config(recipe)
     path = tmp_path_factory.getbasetemp() / "recipe.yaml"
@@ -291,7 +291,7 @@ def test_what_is_dumped_loads_as_the_same(tmp_path_factory, recipe: dict) -> Non
 
 
 @given(_recipes)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_recipe_says_what_its_settings_say_one_by_one(recipe: dict) -> None:
     given_: dict = {}
     for section, value in recipe.items():

@@ -54,7 +54,7 @@ class WatchedPatches(MemoryPatches):
 
 
 def wait_for(condition: object) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline
         time.sleep(0.002)

@@ -44,7 +44,7 @@ def _cohorts(draw: st.DrawFn) -> list[LabelRow]:
     return rows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=_cohorts(),
     val=st.sampled_from([0.0, 0.1, 0.15, 0.3]),
@@ -76,7 +76,7 @@ def test_what_every_division_keeps(
     assert make_splits(shuffled, val=val, test=test, seed=seed) == sides
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num_of=st.lists(st.integers(10, 80), min_size=2, max_size=8),
     val=st.sampled_from([0.1, 0.15, 0.2]),

@@ -222,7 +222,7 @@ _CELLS = st.text(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_any_text_round_trips(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

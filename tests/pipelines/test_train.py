@@ -402,7 +402,7 @@ def epochs_done(run: Path) -> int:
 
 
 def wait_for_epoch(run: Path, number: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while epochs_done(run) < number and time.monotonic() < deadline:
         time.sleep(0.002)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +192,7 @@ def test_a_score_that_is_no_number_is_refused_where_it_would_be_drawn():
 
 
 @given(name=st.text(st.characters(), max_size=60))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_name_can_be_drawn(name):
     prediction = predict([(0, 0)], (1000.0, 1000.0), [1], [3], slide_id=name)
     draw_heatmap(prediction, THUMB, LEVEL0, title=name, max_px=300)
@@ -236,15 +235,3 @@ def test_saving_is_whole_or_not_at_all_and_repeatable(tmp_path: Path):
         save_heatmap(unwritable, path)
     assert path.read_bytes() == written[0]
     assert [file.name for file in tmp_path.iterdir()] == ["h.png"]
-
-
-def test_fifty_thousand_patches_take_less_than_a_second():
-    cells = np.stack(np.meshgrid(np.arange(250), np.arange(200)), axis=-1).reshape(-1, 2)
-    rng = np.random.default_rng(0)
-    roles = np.full(len(cells), Role.BACKGROUND)
-    roles[:256], roles[256:768] = Role.SALIENT, Role.SUB_SALIENT
-    prediction = predict(cells * 512, (512.0, 512.0), rng.random(len(cells)), roles)
-    thumbnail = rng.integers(0, 255, (819, 1024, 3), dtype=np.uint8)
-    start = time.process_time()
-    draw_heatmap(prediction, thumbnail, Size(128_000, 102_400), title="t", max_px=1600)
-    assert time.process_time() - start < 1

@@ -59,7 +59,7 @@ def test_every_sampler_is_covered() -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num=st.integers(0, 200),
     at_least=st.integers(0, 250),

@@ -23,7 +23,7 @@ def cells_in(windows) -> list[tuple[int, int]]:
     ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     num=st.integers(2, 150),
     num_windows=st.integers(1, 4),

@@ -21,7 +21,7 @@ from wsi_hr.slides.isolate import run_isolated, stop_isolated
 
 HERE = Path(__file__).parent
 SLIDE = Path("folder/slide.svs")
-SOON_S = 10.0
+SOON_S = 60.0
 
 LIMITS = {"deadline_s": 60.0, "memory_gib": 1.0}
 

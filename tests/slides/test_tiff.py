@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -253,12 +252,10 @@ PARAMETER = '<!doctype b [<! ENTITY % p SYSTEM "http://127.0.0.1:9/x"> %p;]>'
 @pytest.mark.parametrize("declaration", [BOMB, THEFT, PARAMETER], ids=["bomb", "theft", "fetch"])
 def test_entities_are_never_expanded(tmp_path, noise, declaration):
     description = OME.format(**PLAIN | {"declaration": declaration, "mpp": "&e19;"})
-    started = time.monotonic()
     for options in ({"tile": (64, 64)}, {"rowsperstrip": 64}):
         path = _write(tmp_path / "x.tif", noise, description=description, **options)
         with pytest.raises(SlideError, match="declares XML entities"):
             TiffReader(path, slide_id="x")
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("declaration", [BOMB, THEFT, PARAMETER], ids=["bomb", "theft", "fetch"])

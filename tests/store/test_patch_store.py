@@ -90,7 +90,7 @@ def test_zarr_reads_it_bit_for_bit(stores: dict[str, Path], store_maker: Maker, 
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_patches_in_any_order(
     stores: dict[str, Path], store_maker: Maker, data: st.DataObject
 ) -> None:

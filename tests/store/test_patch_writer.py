@@ -34,7 +34,7 @@ def reference(
 
 
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_equal_patches_give_equal_bytes_however_they_come(
     reference: dict[str, bytes],
     tmp_path_factory: pytest.TempPathFactory,

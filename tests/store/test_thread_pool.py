@@ -10,7 +10,7 @@ from wsi_hr.store.thread_pool import LazyThreadPool, num_usable_cores
 def test_one_pool_of_the_asked_size() -> None:
     pool = LazyThreadPool(2, "test-pool")
     assert pool.get() is pool.get()
-    meeting = threading.Barrier(2, timeout=10)
+    meeting = threading.Barrier(2, timeout=120)
     names = {task.result() for task in [pool.get().submit(_meet, meeting) for _ in range(2)]}
     assert len(names) == 2
     assert all(name.startswith("test-pool") for name in names)

@@ -118,7 +118,7 @@ def test_patches_that_overlap_where_pieces_meet_get_cells_side_by_side(slide):
     assert rows * cols <= 11 * 12
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given_any(st.sets(st.tuples(st.integers(0, 7000), st.integers(0, 6000)), min_size=1, max_size=40))
 def test_wherever_patches_lie_each_has_a_cell_or_the_file_is_refused(corners):
     slide = ArraySlide(sizes=SIZES, mpp=(0.25, 0.25))

@@ -103,7 +103,7 @@ def test_a_png_with_a_palette(tmp_path):
     assert np.array_equal(read(tmp_path, "s.png", stream.getvalue()).codes, TRUTH)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(3, 90), st.integers(0, 1000))
 def test_a_px_of_a_png_counts_for_the_area_it_covers(tmp_path_factory, height, seed):
     coarse = np.random.default_rng(seed).random((height, 2 * height)) < 0.5

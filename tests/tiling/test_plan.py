@@ -188,7 +188,7 @@ def brute_tissue(mask: TissueMask, corner, footprint: Pair) -> float:
     return float((w.clip(0) * h.clip(0)).sum() / (footprint.x * footprint.y))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     width=st.integers(20, 200),
     height=st.integers(20, 200),

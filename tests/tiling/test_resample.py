@@ -31,7 +31,7 @@ def noise(scale: Pair, size: Size, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (need.h, need.w, 3), dtype=np.uint8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     scale=st.tuples(*[st.floats(1, 1.01) | st.floats(1, 9)] * 2),
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
