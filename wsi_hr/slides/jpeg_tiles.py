@@ -91,7 +91,7 @@ class JpegTiles:
         data = os.pread(self._fd, count, offset)
         if len(data) < count or not data.startswith(_SOI):
             raise SlideError(f"{self.path}: tile ({col}, {row}) is no JPEG")
-        return self._prefix + data[len(_SOI) :]
+        return b"".join((self._prefix, memoryview(data)[len(_SOI) :]))
 
     def decode_into(
         self, stream: bytes, out: UInt8Array, decode_scale: int, *, smooth_chroma: bool = True

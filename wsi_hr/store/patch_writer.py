@@ -40,7 +40,7 @@ class PatchStoreWriter:
     """Writes ``<name>.zarr.tmp`` beside ``<name>.zarr`` and renames it when all is there.
 
     A context manager: leaving it without :meth:`commit` removes what was written. Memory is bounded
-    by one shard of encoded patches.
+    by two shards of encoded patches: one is written while the next comes together.
     """
 
     def __init__(
@@ -73,7 +73,8 @@ class PatchStoreWriter:
         self._path = path
         self._folder = path.with_name(path.name + TMP_SUFFIX)
         self._shards: dict[str, FileEntry] = {}
-        # The disk takes a shard while the next one is made.
+        self._saver = ThreadPoolExecutor(1, thread_name_prefix="wsi-hr-save")
+        self._saved: Future[None] | None = None
         self._flusher = ThreadPoolExecutor(FSYNCS_AT_A_TIME, thread_name_prefix="wsi-hr-flush")
         self._flushes: list[Future[None]] = []
         with self._mendable_errors():
@@ -93,6 +94,7 @@ class PatchStoreWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._saver.shutdown(cancel_futures=True)
         self._flusher.shutdown(cancel_futures=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -146,6 +148,7 @@ class PatchStoreWriter:
             StoreError: the disk does not take it.
         """
         self._finish_scale()
+        self._wait_until_saved()
         with self._mendable_errors():
             for flush in self._flushes:
                 flush.result()
@@ -180,12 +183,20 @@ class PatchStoreWriter:
         number = (self._num_written - 1) // self._layout.num_slots
         file = self._scale / "patches" / self._layout.shard_name(number)
         shard = build_shard(self._chunks, self._layout.num_slots)
-        with self._mendable_errors():
-            file.write_bytes(shard)
+        self._chunks = []
+        self._wait_until_saved()
+        self._saved = self._saver.submit(self._save, file, shard)
+
+    def _save(self, file: Path, shard: bytes) -> None:
+        file.write_bytes(shard)
         self._flushes.append(self._flusher.submit(fsync_file, file))
         digest = hashlib.sha256(shard).hexdigest()
         self._shards[file.relative_to(self._folder).as_posix()] = FileEntry(len(shard), digest)
-        self._chunks = []
+
+    def _wait_until_saved(self) -> None:
+        if self._saved is not None:
+            with self._mendable_errors():
+                self._saved.result()
 
     @contextmanager
     def _mendable_errors(self) -> Iterator[None]:

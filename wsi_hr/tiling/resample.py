@@ -35,7 +35,7 @@ def reduce_picture(rgb: UInt8Array, scale: Pair, size: Size, *, fast: bool) -> U
     Returns:
         u8[size.h, size.w, 3], contiguous.
     """
-    if max(scale) < _COPIED_BELOW:
+    if is_copied(scale):
         return np.ascontiguousarray(rgb[: size.h, : size.w])
     need = covering(scale, size)
     assert need.w <= rgb.shape[1], "the footprint lies inside the picture"
@@ -54,6 +54,11 @@ def reduce_picture(rgb: UInt8Array, scale: Pair, size: Size, *, fast: bool) -> U
     )
     # what is left of a px after the last footprint may have become one more
     return cast(UInt8Array, np.ascontiguousarray(reduced[: size.h, : size.w]))
+
+
+def is_copied(scale: Pair) -> bool:
+    """Whether a picture of that ``scale`` is taken as it is."""
+    return max(scale) < _COPIED_BELOW
 
 
 def covering(scale: Pair, size: Size) -> Size:

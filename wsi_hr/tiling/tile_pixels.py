@@ -16,7 +16,7 @@ import numpy as np
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import PatchGrid, Point, ReadPlan, Size, UInt8Array
 from wsi_hr.slides.jpeg_tiles import JpegTiles
-from wsi_hr.tiling.resample import covering, reduce_picture
+from wsi_hr.tiling.resample import covering, is_copied, reduce_picture
 
 MAX_STRIP_BYTES = 24 << 20
 """Decoded tiles that a row of patches may keep; broader rows are read in parts."""
@@ -75,9 +75,25 @@ class TilePatches:
     def read(self, grid: PatchGrid) -> Iterator[UInt8Array | None]:
         """The patches of one block in its order, u8[P, P, 3] each; None where a tile is damaged."""
         corners = self._plan.decoded_corners(grid.coords)
+        if self._are_tiles(corners):
+            yield from map(self._read_tile, corners)
+            return
         for part in self._parts(corners):
             self._start(part)
             yield from map(self._read, part)
+
+    def _are_tiles(self, corners: Sequence[Point]) -> bool:
+        """Whether every patch is a tile as it is: then nothing else lies on a decoded one."""
+        if self._patch != self._tile or not is_copied(self._residual):
+            return False
+        width, height = self._tile
+        return all(corner.x % width == corner.y % height == 0 for corner in corners)
+
+    def _read_tile(self, corner: Point) -> UInt8Array | None:
+        """The patch that is a tile, decoded where it is wanted."""
+        pixels = np.empty((self._tile.h, self._tile.w, 3), np.uint8)
+        sound = self._decode(corner.x // self._tile.w, corner.y // self._tile.h, pixels)
+        return pixels if sound else None
 
     def _parts(self, corners: list[Point]) -> Iterator[list[Point]]:
         """The block whole, or patch by patch where the tiles of a row would fill the memory."""
@@ -117,19 +133,15 @@ class TilePatches:
         width, height = self._window
         rows = range(corner.y // self._tile.h, (corner.y + height - 1) // self._tile.h + 1)
         parts = _parts(corner.x, width, self._tile.w)
+        if rows.start < self._top or rows.stop > self._top + self._num_rows:
+            self._move_to(rows.start)
         pixels = np.empty((height, width, 3), np.uint8)
-        if self._window == self._tile and len(rows) == len(parts) == 1:
-            # the patch is a tile: nothing else lies on it, so it is decoded where it is wanted
-            if not self._decode(parts[0].col, rows[0], pixels):
-                return None
-        else:
-            if rows.start < self._top or rows.stop > self._top + self._num_rows:
-                self._move_to(rows.start)
-            top = corner.y - self._top * self._tile.h
-            for col, to, of in parts:
-                if not all(self._has(col, row) for row in rows):
+        top = corner.y - self._top * self._tile.h
+        for col, to, of in parts:
+            for row in rows:
+                if not self._has(col, row):
                     return None
-                pixels[:, to] = self._columns[col - self._left, top : top + height, of]
+            pixels[:, to] = self._columns[col - self._left, top : top + height, of]
         return reduce_picture(pixels, self._residual, self._patch, fast=self._fast)
 
     def _move_to(self, row: int) -> None:
