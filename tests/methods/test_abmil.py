@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
 from helpers import Recorder, context, pixel_encoder, random_bag
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
@@ -160,11 +163,36 @@ def test_features_that_f16_cannot_hold_are_one_sentence() -> None:
     ABMIL(ABMILConfig(width=8, features="f32"), encoder, [1.0, 1.0]).predict_bag(bag)
 
 
+@given(
+    rows=st.lists(st.integers(0, 19), min_size=1, max_size=40),
+    parts=st.lists(st.integers(0, 20), max_size=3).map(sorted),
+)
+def test_rows_are_read_in_whatever_order(rows: list[int], parts: list[int]) -> None:
+    values = np.arange(60, dtype=np.float32).reshape(20, 3)
+    with TemporaryDirectory() as folder:
+        files = FeatureFiles(Path(folder), np.float32)
+        written = files.write("s", b"x", (20, 3), np.split(values, parts))
+        found = FeatureFiles(Path(folder), np.float32).find("s", b"x")
+        for features in (written, found):
+            assert features is not None
+            assert np.array_equal(features.read(np.array(rows, np.int64)), values[rows])
+        assert np.array_equal(np.load(written.path), values)
+
+
+def test_a_file_that_became_shorter_is_one_sentence(tmp_path) -> None:
+    files = FeatureFiles(tmp_path, np.float32)
+    features = files.write("s", b"", (20, 3), [np.zeros((20, 3), np.float32)])
+    with features.path.open("r+b") as handle:
+        handle.truncate(200)
+    with pytest.raises(CheckpointError, match="s.npy: cannot be read .*same command again"):
+        features.read(np.arange(20))
+
+
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np.lib.format, "open_memmap", full)
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     files = FeatureFiles(tmp_path, np.float16)
     with pytest.raises(CheckpointError, match="s.npy: cannot be written .* make room"):
         files.write("s", b"", (1, 1), [])

@@ -111,7 +111,7 @@ class ABMIL(Method):
     def _reader(self, bag: Bag) -> _Reader:
         """Gives features [K, D] of patches at positions of ``bag``, kept or computed."""
         if self._files is None:
-            return lambda part: self._to_device(_together(self._embed(bag, part)))
+            return lambda part: self._to_device(np.concatenate([*self._embed(bag, part)]))
         everything = Bag.of(bag.source)
         made_from = self._made_from(everything)
         rows = self._files.find(bag.slide_id, made_from)
@@ -119,15 +119,12 @@ class ABMIL(Method):
             shape = (len(everything), self.encoder.dim)
             rows = self._files.write(bag.slide_id, made_from, shape, self._embed(everything))
         where = np.searchsorted(everything.indices, bag.indices)
-        return lambda part: self._to_device(rows[where[part]])
+        return lambda part: self._to_device(rows.read(where[part]))
 
-    def _embed(
-        self, bag: Bag, positions: Int64Array | None = None
-    ) -> Iterator[tuple[Int64Array, FloatArray]]:
+    def _embed(self, bag: Bag, positions: Int64Array | None = None) -> Iterator[FloatArray]:
         """Features as they are kept, also where nothing is: rounding is part of the method."""
-        done = 0
         wanted = None if positions is None else [positions]
-        for _, at, embedding_KD in embed_packed(self.encoder, [bag], wanted):
+        for _, _, embedding_KD in embed_packed(self.encoder, [bag], wanted):
             with np.errstate(over="ignore"):
                 values = embedding_KD.float().cpu().numpy().astype(_DTYPES[self.config.features])
             if not np.isfinite(values).all():
@@ -135,11 +132,10 @@ class ABMIL(Method):
                     f"{bag.slide_id}: the encoder's features are no numbers as "
                     f"method.features {self.config.features} keeps them; try f32, or other weights"
                 )
-            yield np.arange(done, done + len(at)), values
-            done += len(at)
+            yield values
 
     def _to_device(self, rows_KD: FloatArray) -> Tensor:
-        return torch.from_numpy(np.array(rows_KD)).to(self.head.classifier.weight)
+        return torch.from_numpy(rows_KD).to(self.head.classifier.weight)
 
     def _made_from(self, everything: Bag) -> bytes:
         """What features depend on: the encoder, and which patches they are of."""
@@ -155,7 +151,3 @@ class ABMIL(Method):
 
 def _pool_part(head: ABMILHead, read: _Reader, part: Int64Array) -> tuple[Tensor, Tensor]:
     return head.pool_part(read(part))
-
-
-def _together(pieces: Iterator[tuple[Int64Array, FloatArray]]) -> FloatArray:
-    return np.concatenate([values for _, values in pieces])

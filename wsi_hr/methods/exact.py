@@ -64,24 +64,31 @@ def exact_backward(
     Returns:
         The loss, detached.
     """
-    leaves = []
-    for slide, seed in zip(units, seeds, strict=True):
-        z_UD = encoder.scale.new_empty(len(slide), encoder.dim)
-        with torch.no_grad():
+    with encoder.folded(update.backward_from):
+        leaves = [
+            _fill(slide, encoder, seed).requires_grad_()
+            for slide, seed in zip(units, seeds, strict=True)
+        ]
+        loss = loss_of(leaves)
+        update.backward(loss)
+        on_gradient(leaves)
+        for slide, seed, leaf in zip(units, seeds, leaves, strict=True):
+            assert leaf.grad is not None, "the head reads every vector of Z"
             for number, (group, pixels) in enumerate(slide.stream(slide.groups())):
                 with _randomness_of(encoder.device, seed + number):
-                    z_UD[group] = slide.vectors(group, encoder.embed_padded(pixels))[0]
-        leaves.append(z_UD.requires_grad_())
-    loss = loss_of(leaves)
-    update.backward(loss)
-    on_gradient(leaves)
-    for slide, seed, leaf in zip(units, seeds, leaves, strict=True):
-        assert leaf.grad is not None, "the head reads every vector of Z"
+                    vectors, _ = slide.vectors(group, encoder.embed_padded(pixels))
+                update.backward_from(vectors, leaf.grad[group])
+    return loss.detach()
+
+
+def _fill(slide: Units, encoder: Encoder, seed: int) -> Tensor:
+    """Z [U, D], without gradient."""
+    z_UD = encoder.scale.new_empty(len(slide), encoder.dim)
+    with torch.no_grad():
         for number, (group, pixels) in enumerate(slide.stream(slide.groups())):
             with _randomness_of(encoder.device, seed + number):
-                vectors, _ = slide.vectors(group, encoder.embed_padded(pixels))
-            update.backward_from(vectors, leaf.grad[group])
-    return loss.detach()
+                z_UD[group] = slide.vectors(group, encoder.embed_padded(pixels))[0]
+    return z_UD
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,6 +21,7 @@ from wsi_hr.errors import ConfigError
 from wsi_hr.geometry import Int64Array, UInt8Array
 from wsi_hr.method_config import EncoderConfig
 from wsi_hr.models.encoder_cut import CutNet
+from wsi_hr.models.folded_net import FoldedNet, HandOver
 from wsi_hr.models.group_norm import to_group_norm
 from wsi_hr.models.scan_net import ScanNet
 from wsi_hr.models.upload import Upload
@@ -73,6 +74,8 @@ class Encoder(nn.Module):
         self.precision = precision
         self._compiled = compiled
         self._scan_net: ScanNet | None = None
+        self._folded_net: FoldedNet | None = None
+        self._learns_folded = False
         self._upload: Upload | None = None
         std_3 = torch.tensor(std, dtype=torch.float32)
         # in the checkpoint too: a model keeps the normalisation it learned with, whatever timm says
@@ -125,8 +128,38 @@ class Encoder(nn.Module):
         if reduce > 1:
             x = nn.functional.avg_pool2d(x, reduce)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            embedded = self.net(x) if self.training or torch.is_grad_enabled() else self._scan(x)
+            embedded = self._network()(x)
         return embedded.to(self.scale.dtype)
+
+    def _network(self) -> Callable[[Tensor], Tensor]:
+        """What stands for the network in this mode."""
+        if self._learns_folded and self._folded_net is not None:
+            return self._folded_net
+        return self.net if self.training or torch.is_grad_enabled() else self._scan
+
+    @contextmanager
+    def folded(self, hand_over: HandOver) -> Iterator[None]:
+        """Inside, batch norms that are frozen are part of the convolutions before them.
+
+        For train mode, and for gradients that are gathered over many chunks before a step.
+
+        Args:
+            hand_over: is told, on leaving, what the folded weights follow from, and the gradient by
+                them.
+        """
+        if not (self.freeze_bn and self.training):
+            yield
+            return
+        if self._folded_net is None:
+            self._folded_net = FoldedNet(self.net)
+        self._folded_net.begin()
+        self._learns_folded = True
+        try:
+            yield
+            self._folded_net.end(hand_over)
+        finally:
+            self._learns_folded = False
+            self._folded_net.forget()
 
     def _scan(self, x: Tensor) -> Tensor:
         if self._scan_net is None:
