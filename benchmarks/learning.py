@@ -1,21 +1,22 @@
 """The table of learning targets: methods side by side, and what they cost in frozen passes.
 
-    python benchmarks/learning.py [--quick] [--json OUT]
+    python benchmarks/learning.py [--quick] [--only PART] [--json OUT]
 
 Every method learns with the same encoder on the same patches: milliseconds a step, peak memory
 (above that of the same process before its first step; on CUDA the device's), and the held-out AUC
 on a cohort with planted lesions, which has an encoder of its own. A frozen pass is the bare
 encoder's forward over the same patches, timed before and after whatever is told in it. Medians are
 printed with the least and greatest; all numbers are in the JSON. ``--quick`` measures the same
-with a smaller encoder, fewer rounds, and a cohort too small for its AUC to say much.
+with a smaller encoder, fewer rounds, and a cohort too small for its AUC to say much. The JSON is
+written after every part; ``--only`` measures one part anew and keeps the others that stand there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,27 +24,13 @@ import torch
 
 from benchmarks.learning_cohort import Cohort, measure_metrics
 from benchmarks.learning_memory import measure_memory
+from benchmarks.learning_report import Part, print_table, report_of
 from benchmarks.learning_rows import ROWS, reason
 from benchmarks.learning_time import Missing, measure_passes, measure_steps
-from benchmarks.measure import TARGET_HEADING, Rounds, Target, machine
+from benchmarks.measure import machine
 from wsi_hr.training.run import pick_device
 
 _PACKAGES = ("torch", "timm", "numpy", "simplejpeg", "wsi-hr")
-
-TARGETS = {
-    "dbps_vs_gd_time_x": Target("DBPS step against all patches: time, x", 0.5, 0.4, low=True),
-    "dbps_vs_gd_memory_x": Target("DBPS step against all patches: memory, x", 0.2, 0.15, low=True),
-    "scan_overhead_x": Target("scan, frozen passes", 1.15, 1.05, low=True),
-    "patchgd_exact_epoch_x": Target("epoch of exact PatchGD, frozen passes", 5.5, 4.5, low=True),
-    "dbps_epoch_x": Target("epoch of DBPS, frozen passes", 1.3, 1.1, low=True),
-    "dbps_refresh_epoch_x": Target(
-        "epoch of DBPS, 20 % refreshed, frozen passes", 0.5, 0.3, low=True
-    ),
-    "prediction_x": Target("prediction of one slide, frozen passes", 1.15, 1.05, low=True),
-    "memory_ratio_100k_1k": Target(
-        "peak memory of the process, N = 100,000 / 1,000, worst", 1.05, 1.02, low=True
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -92,68 +79,64 @@ def main(arguments: Sequence[str] | None = None, scale: Scale | None = None) -> 
     parser = argparse.ArgumentParser(description="Print the table of learning targets.")
     parser.add_argument("--quick", action="store_true", help="the same at a smaller scale")
     parser.add_argument("--json", type=Path, help="where to write all numbers")
+    parser.add_argument(
+        "--only", action="append", choices=PARTS, metavar="PART",
+        help=f"measure this part only, may be repeated: {', '.join(PARTS)}",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
-    report = measure(scale or (QUICK if given.quick else FULL))
-    print_table(report)
-    if given.json:
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
+    scale = scale or (QUICK if given.quick else FULL)
+    parts: dict[str, Part] = {}
+    if given.only and given.json and given.json.exists():
+        parts = kept_parts(json.loads(given.json.read_text()), scale)
+    for name in given.only or PARTS:
+        parts[name] = {"machine": facts()}
+        for found in PARTS[name](scale):
+            parts[name] |= found
+            if given.json:
+                given.json.write_text(json.dumps(report_of(parts, asdict(scale)), indent=1) + "\n")
+    print_table(report_of(parts, asdict(scale)))
 
 
-def measure(scale: Scale) -> dict:
-    """All figures at one scale."""
-    facts = machine(_PACKAGES)
+def kept_parts(report: dict, scale: Scale) -> dict[str, Part]:
+    """The parts of an earlier report.
+
+    Raises:
+        SystemExit: they were measured at another scale.
+    """
+    if json.loads(json.dumps(asdict(scale))) != report["scale"]:
+        sys.exit("the JSON is of another scale; write to another file")
+    return report["parts"]
+
+
+def facts() -> dict[str, object]:
+    """What a part is measured on and with."""
     device = pick_device("auto")
-    facts["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    facts["threads"] = torch.get_num_threads()
-    missing: Missing = {}
-    steps, more = measure_steps(
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {**machine(_PACKAGES), "gpu": gpu, "threads": torch.get_num_threads()}
+
+
+def measure_all_steps(scale: Scale) -> Iterator[Part]:
+    """Times of a step of every row."""
+    rounds, missing = measure_steps(
         scale.settings, num_bags=scale.num_bags, num_patches=scale.num_patches,
         patch_px=scale.patch_px, repeats=scale.repeats,
     )  # fmt: skip
-    missing |= more
-    passes, more = measure_passes(
+    yield {"rounds": rounds.values, "missing": missing}
+
+
+def measure_all_passes(scale: Scale) -> Iterator[Part]:
+    """What is told in frozen passes."""
+    rounds, missing = measure_passes(
         scale.settings, num_patches=scale.pass_patches, patch_px=scale.patch_px,
         repeats=scale.repeats,
     )  # fmt: skip
-    missing |= more
-    peaks, more = measure_peaks(scale)
-    missing |= more
-    memory, more = measure_flatness(scale)
-    missing |= more
-    metrics, more = measure_metrics(scale.cohort)
-    missing |= more
-    report = {
-        "methods": {
-            name: {
-                "ms_per_step": _median(steps, f"{name}_ms"),
-                "peak_mib": peaks.get(name),
-                "metric": metrics.get(name, {}).get("auc"),
-                "accuracy": metrics.get(name, {}).get("accuracy"),
-            }
-            for name in ROWS
-        },
-        "metric": scale.cohort.metric,
-        "dbps_vs_gd_time_x": _median(steps, "dbps_vs_gd_x"),
-        "dbps_vs_gd_memory_x": _ratio(peaks.get("dbps"), peaks.get("gd")),
-        **{name: _median(passes, name) for name in passes.values},
-        "memory_ratio_100k_1k": _worst_ratio(memory, with_idle=True),
-        "memory_above_idle_ratio_100k_1k": _worst_ratio(memory, with_idle=False),
-        "memory": memory,
-        "metrics": metrics,
-        "missing": missing,
-        "spread": {
-            name: rounds.spread(name) for rounds in (steps, passes) for name in rounds.values
-        },
-        "rounds": {**steps.values, **passes.values},
-        "scale": asdict(scale),
-        "machine": facts,
-    }
-    return {name: _rounded(value) for name, value in report.items()}
+    yield {"rounds": rounds.values, "missing": missing}
 
 
-def measure_peaks(scale: Scale) -> tuple[dict[str, float], Missing]:
+def measure_peaks(scale: Scale) -> Iterator[Part]:
     """MiB of a step of every row, with the slides of :func:`measure_steps`."""
-    peaks, missing = {}, {}
+    peaks: dict[str, float] = {}
+    missing: Missing = {}
     for name, row in ROWS.items():
         try:
             (peaks[name],) = measure_memory(
@@ -162,15 +145,16 @@ def measure_peaks(scale: Scale) -> tuple[dict[str, float], Missing]:
             ).above  # fmt: skip
         except Exception as error:  # one method's failure is no other's
             missing[f"{name} peak"] = reason(error)
-    return peaks, missing
+        yield {"peaks": peaks, "missing": missing}
 
 
-def measure_flatness(scale: Scale) -> tuple[dict[str, dict[str, float]], Missing]:
+def measure_flatness(scale: Scale) -> Iterator[Part]:
     """MiB of a step and a prediction of a slide of N patches, for each N, where flat is meant.
 
     Above what the process had before, which stands there as ``idle``.
     """
-    memory, missing = {}, {}
+    memory: dict[str, dict[str, float]] = {}
+    missing: Missing = {}
     for name, row in ROWS.items():
         if row.streaming is None:
             continue
@@ -181,73 +165,25 @@ def measure_flatness(scale: Scale) -> tuple[dict[str, dict[str, float]], Missing
             )
         except Exception as error:  # one method's failure is no other's
             missing[f"{name} memory"] = reason(error)
-            continue
-        above = dict(zip(map(str, scale.memory_sizes), peaks.above, strict=True))
-        memory[name] = {"idle": peaks.idle, **above}
-    return memory, missing
+        else:
+            above = dict(zip(map(str, scale.memory_sizes), peaks.above, strict=True))
+            memory[name] = {"idle": peaks.idle, **above}
+        yield {"memory": memory, "missing": missing}
 
 
-def print_table(report: dict) -> None:
-    """The methods side by side, then the figures against their targets."""
-    facts, scale = report["machine"], report["scale"]
-    print(f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores")
-    print(
-        f"step: {scale['num_bags']} x {scale['num_patches']} patches of {scale['patch_px']} px, "
-        f"{scale['encoder']}; metric: {report['metric']}"
-    )
-    print(f"{'':24}{'ms/step':>10}{'peak MiB':>10}{'AUC':>8}{'accuracy':>10}")
-    for name, found in report["methods"].items():
-        cells = [found[key] for key in ("ms_per_step", "peak_mib", "metric", "accuracy")]
-        widths = (10, 10, 8, 10)
-        texts = ["-" if cell is None else f"{cell:.4g}" for cell in cells]
-        line = "".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
-        print(f"{ROWS[name].what:24}{line}")
-    sizes = scale["memory_sizes"]
-    print(f"\n{'peak MiB above idle, N =':24}" + "".join(f"{num:>10,}" for num in sizes))
-    for name, found in report["memory"].items():
-        cells = "".join(f"{found[str(num)]:10.4g}" for num in sizes)
-        print(f"{ROWS[name].what:24}{cells}")
-    print(f"\n{TARGET_HEADING}")
-    for name, target in TARGETS.items():
-        value = report.get(name)
-        value = math.nan if value is None else value
-        print(target.line(value, *report["spread"].get(name, (value, value))))
-    above = report["memory_above_idle_ratio_100k_1k"]
-    print(f"peak above the idle process, N = 100,000 / 1,000, worst: {above or math.nan:.4g}")
-    for name, why in report["missing"].items():
-        print(f"not measured: {name}: {why}")
+def measure_cohort(scale: Scale) -> Iterator[Part]:
+    """Metrics of every row on held-out slides."""
+    for metrics, missing in measure_metrics(scale.cohort):
+        yield {"metrics": metrics, "missing": missing, "metric": scale.cohort.metric}
 
 
-def _worst_ratio(memory: dict[str, dict[str, float]], *, with_idle: bool) -> float | None:
-    """Peak at N = 100,000 in peaks at N = 1,000, the worst of all methods."""
-    return max(
-        (
-            (found["100000"] + found["idle"] * with_idle)
-            / (found["1000"] + found["idle"] * with_idle)
-            for found in memory.values()
-            if "100000" in found
-        ),
-        default=None,
-    )
-
-
-def _median(rounds: Rounds, name: str) -> float | None:
-    return rounds.median(name) if name in rounds.values else None
-
-
-def _ratio(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else one / other
-
-
-def _rounded(value: object) -> object:
-    """Five digits tell all."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(inner) for inner in value]
-    return value
+PARTS: dict[str, Callable[[Scale], Iterator[Part]]] = {
+    "steps": measure_all_steps,
+    "passes": measure_all_passes,
+    "peaks": measure_peaks,
+    "flatness": measure_flatness,
+    "cohort": measure_cohort,
+}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,9 +43,13 @@ class Cohort:
 _AS_SHIPPED = "method.explore="
 
 
-def measure_metrics(cohort: Cohort) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """Metrics of every row on the held-out slides, and which rows have none, and why."""
-    metrics, missing = {}, {}
+Metrics = dict[str, dict[str, float]]
+
+
+def measure_metrics(cohort: Cohort) -> Iterator[tuple[Metrics, dict[str, str]]]:
+    """Metrics of every row on the held-out slides, and which rows have none, and why; so far."""
+    metrics: Metrics = {}
+    missing: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="wsi-hr-bench-") as scratch:
         folder = Path(scratch)
         make_cohort(folder, num_slides=cohort.num_slides, size_px=cohort.size_px, seed=cohort.seed)
@@ -60,4 +65,4 @@ def measure_metrics(cohort: Cohort) -> tuple[dict[str, dict[str, float]], dict[s
                 missing[f"{name} metric"] = reason(error)
             else:
                 metrics[name] = report.test
-    return metrics, missing
+            yield metrics, missing

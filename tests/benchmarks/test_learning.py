@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from benchmarks.learning import TARGETS, Scale, main, print_table
+from benchmarks.learning import PARTS, Scale, main
 from benchmarks.learning_cohort import Cohort
 from benchmarks.learning_memory import measure_memory
+from benchmarks.learning_report import TARGETS, print_table, report_of
 from benchmarks.learning_rows import ROWS
 from benchmarks.measure import Target
 from wsi_hr.errors import ConfigError
@@ -28,22 +30,24 @@ def test_every_method_is_measured_and_written(tmp_path, capsys) -> None:
     path = tmp_path / "learning.json"
     main(["--json", str(path)], TINY)
     report = json.loads(path.read_text())
-    assert report["missing"] == {}
+    assert set(report["parts"]) == set(PARTS)
+    assert not any(part["missing"] for part in report["parts"].values())
     assert set(report["methods"]) == set(ROWS) >= {"gd", "ips", "dbps", "patchgd"}
     for name, found in report["methods"].items():
         assert found["ms_per_step"] > 0, name
         assert found["peak_mib"] > 0, name
         assert 0 <= found["metric"] <= 1, name
     for name, row in ROWS.items():
-        assert (name in report["memory"]) == (row.streaming is not None)
+        assert (name in report["parts"]["flatness"]["memory"]) == (row.streaming is not None)
     not_over_100k = set(TARGETS) - {"memory_ratio_100k_1k"}
     assert all(report[name] > 0 for name in not_over_100k)
     assert report["memory_ratio_100k_1k"] is None  # no slide had 100,000 patches
-    for name, values in report["rounds"].items():
+    rounds = report["parts"]["steps"]["rounds"] | report["parts"]["passes"]["rounds"]
+    for name, values in rounds.items():
         least, most = report["spread"][name]
         assert least == pytest.approx(min(values), rel=1e-4)
         assert most == pytest.approx(max(values), rel=1e-4)
-    rounds, methods = report["rounds"], report["methods"]
+    methods = report["methods"]
     each = np.divide(rounds["dbps_ms"], rounds["gd_ms"])
     assert report["dbps_vs_gd_time_x"] == pytest.approx(np.median(each), rel=1e-3)
     peaks = methods["dbps"]["peak_mib"] / methods["gd"]["peak_mib"]
@@ -53,11 +57,30 @@ def test_every_method_is_measured_and_written(tmp_path, capsys) -> None:
         assert row.what in out
     assert "not measured" not in out
     capsys.readouterr()
-    without = report | {"scan_overhead_x": None, "missing": {"dbps peak": "it was killed"}}
-    print_table(without)
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if "scan, frozen" in line)
+    main(["--json", str(path), "--only", "steps"], TINY)
+    again = json.loads(path.read_text())
+    changed = {name for name in PARTS if again["parts"][name] != report["parts"][name]}
+    assert changed == {"steps"}
+
+
+def test_what_was_not_measured_is_said(capsys) -> None:
+    facts = {"gpu": None, "cpu": "a processor", "cores": 2}
+    parts = {
+        "peaks": {"machine": facts, "peaks": {"gd": 9.0}, "missing": {"dbps peak": "it was killed"}}
+    }
+    print_table(report_of(parts, asdict(TINY)))
+    out = capsys.readouterr().out
+    assert "not measured: dbps peak: it was killed" in out
+    (line,) = (line for line in out.splitlines() if "scan, frozen" in line)
     assert "nan" in line
     assert line.endswith("missed")
+
+
+def test_parts_of_another_scale_are_not_mixed(tmp_path) -> None:
+    path = tmp_path / "learning.json"
+    path.write_text(json.dumps(report_of({}, asdict(Scale()))))
+    with pytest.raises(SystemExit, match="another scale"):
+        main(["--json", str(path), "--only", "steps"], TINY)
 
 
 @pytest.mark.slow
