@@ -54,7 +54,7 @@ class Scale:
     patch_px: int = 50
     num_bags: int = 4
     num_patches: int = 256
-    pass_patches: int = 1024
+    pass_patches: int = 2048
     repeats: int = 3
     memory_encoder: str = "test_resnet"
     memory_px: int = 32
