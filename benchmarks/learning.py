@@ -1,6 +1,6 @@
 """The table of learning targets: methods side by side, and what they cost in frozen passes.
 
-    python benchmarks/learning.py [--quick] [--only PART] [--json OUT]
+    python benchmarks/learning.py [--quick] [--only PART] [--row METHOD] [--json OUT]
 
 Every method learns with the same encoder on the same patches: milliseconds a step, peak memory
 (above that of the same process before its first step; on CUDA the device's), and the held-out AUC
@@ -8,7 +8,8 @@ on a cohort with planted lesions, which has an encoder of its own. A frozen pass
 encoder's forward over the same patches, timed before and after whatever is told in it. Medians are
 printed with the least and greatest; all numbers are in the JSON. ``--quick`` measures the same
 with a smaller encoder, fewer rounds, and a cohort too small for its AUC to say much. The JSON is
-written after every part; ``--only`` measures one part anew and keeps the others that stand there.
+written after every part; ``--only`` measures one part anew and keeps the others that stand there,
+and of that part the rows that ``--row`` does not name.
 """
 
 from __future__ import annotations
@@ -83,15 +84,22 @@ def main(arguments: Sequence[str] | None = None, scale: Scale | None = None) -> 
         "--only", action="append", choices=PARTS, metavar="PART",
         help=f"measure this part only, may be repeated: {', '.join(PARTS)}",
     )  # fmt: skip
+    parser.add_argument(
+        "--row", action="append", choices=ROWS, metavar="METHOD",
+        help="with --only peaks, flatness or cohort: this method only, may be repeated",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
+    if given.row and not set(given.only or PARTS) <= {"peaks", "flatness", "cohort"}:
+        parser.error("--row: steps and passes compare all methods; add --only")
     scale = scale or (QUICK if given.quick else FULL)
     parts: dict[str, Part] = {}
     if given.only and given.json and given.json.exists():
         parts = kept_parts(json.loads(given.json.read_text()), scale)
     for name in given.only or PARTS:
-        parts[name] = {"machine": facts()}
-        for found in PARTS[name](scale):
-            parts[name] |= found
+        kept = parts.get(name, {}) if given.row else {}
+        on = {"machine": facts()}
+        for found in PARTS[name](scale, given.row or list(ROWS)):
+            parts[name] = joined(kept, found) | on
             if given.json:
                 given.json.write_text(json.dumps(report_of(parts, asdict(scale)), indent=1) + "\n")
     print_table(report_of(parts, asdict(scale)))
@@ -108,6 +116,19 @@ def kept_parts(report: dict, scale: Scale) -> dict[str, Part]:
     return report["parts"]
 
 
+def joined(kept: Part, found: Part) -> Part:
+    """A part of which some rows were measured anew."""
+    part = {
+        key: kept.get(key, {}) | value if isinstance(value, dict) else value
+        for key, value in found.items()
+    }
+    anew = {row for value in found.values() if isinstance(value, dict) for row in value}
+    part["missing"] = found["missing"] | {
+        row: why for row, why in kept.get("missing", {}).items() if row not in anew
+    }
+    return part
+
+
 def facts() -> dict[str, object]:
     """What a part is measured on and with."""
     device = pick_device("auto")
@@ -115,7 +136,7 @@ def facts() -> dict[str, object]:
     return {**machine(_PACKAGES), "gpu": gpu, "threads": torch.get_num_threads()}
 
 
-def measure_all_steps(scale: Scale) -> Iterator[Part]:
+def measure_all_steps(scale: Scale, _: Sequence[str]) -> Iterator[Part]:
     """Times of a step of every row."""
     rounds, missing = measure_steps(
         scale.settings, num_bags=scale.num_bags, num_patches=scale.num_patches,
@@ -124,7 +145,7 @@ def measure_all_steps(scale: Scale) -> Iterator[Part]:
     yield {"rounds": rounds.values, "missing": missing}
 
 
-def measure_all_passes(scale: Scale) -> Iterator[Part]:
+def measure_all_passes(scale: Scale, _: Sequence[str]) -> Iterator[Part]:
     """What is told in frozen passes."""
     rounds, missing = measure_passes(
         scale.settings, num_patches=scale.pass_patches, patch_px=scale.patch_px,
@@ -133,29 +154,30 @@ def measure_all_passes(scale: Scale) -> Iterator[Part]:
     yield {"rounds": rounds.values, "missing": missing}
 
 
-def measure_peaks(scale: Scale) -> Iterator[Part]:
-    """MiB of a step of every row, with the slides of :func:`measure_steps`."""
+def measure_peaks(scale: Scale, rows: Sequence[str]) -> Iterator[Part]:
+    """MiB of a step of each of ``rows``, with the slides of :func:`measure_steps`."""
     peaks: dict[str, float] = {}
     missing: Missing = {}
-    for name, row in ROWS.items():
+    for name in rows:
         try:
             (peaks[name],) = measure_memory(
-                [*scale.settings, *row.settings], [scale.num_patches],
+                [*scale.settings, *ROWS[name].settings], [scale.num_patches],
                 num_bags=scale.num_bags, patch_px=scale.patch_px,
             ).above  # fmt: skip
         except Exception as error:  # one method's failure is no other's
-            missing[f"{name} peak"] = reason(error)
+            missing[name] = reason(error)
         yield {"peaks": peaks, "missing": missing}
 
 
-def measure_flatness(scale: Scale) -> Iterator[Part]:
+def measure_flatness(scale: Scale, rows: Sequence[str]) -> Iterator[Part]:
     """MiB of a step and a prediction of a slide of N patches, for each N, where flat is meant.
 
     Above what the process had before, which stands there as ``idle``.
     """
     memory: dict[str, dict[str, float]] = {}
     missing: Missing = {}
-    for name, row in ROWS.items():
+    for name in rows:
+        row = ROWS[name]
         if row.streaming is None:
             continue
         settings = [f"encoder.name={scale.memory_encoder}", *row.settings, *row.streaming]
@@ -164,20 +186,20 @@ def measure_flatness(scale: Scale) -> Iterator[Part]:
                 settings, scale.memory_sizes, patch_px=scale.memory_px, endless=True, predict=True
             )
         except Exception as error:  # one method's failure is no other's
-            missing[f"{name} memory"] = reason(error)
+            missing[name] = reason(error)
         else:
             above = dict(zip(map(str, scale.memory_sizes), peaks.above, strict=True))
             memory[name] = {"idle": peaks.idle, **above}
         yield {"memory": memory, "missing": missing}
 
 
-def measure_cohort(scale: Scale) -> Iterator[Part]:
-    """Metrics of every row on held-out slides."""
-    for metrics, missing in measure_metrics(scale.cohort):
+def measure_cohort(scale: Scale, rows: Sequence[str]) -> Iterator[Part]:
+    """Metrics of each of ``rows`` on held-out slides."""
+    for metrics, missing in measure_metrics(scale.cohort, rows):
         yield {"metrics": metrics, "missing": missing, "metric": scale.cohort.metric}
 
 
-PARTS: dict[str, Callable[[Scale], Iterator[Part]]] = {
+PARTS: dict[str, Callable[[Scale, Sequence[str]], Iterator[Part]]] = {
     "steps": measure_all_steps,
     "passes": measure_all_passes,
     "peaks": measure_peaks,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,23 +46,25 @@ _AS_SHIPPED = "method.explore="
 Metrics = dict[str, dict[str, float]]
 
 
-def measure_metrics(cohort: Cohort) -> Iterator[tuple[Metrics, dict[str, str]]]:
-    """Metrics of every row on the held-out slides, and which rows have none, and why; so far."""
+def measure_metrics(
+    cohort: Cohort, rows: Sequence[str]
+) -> Iterator[tuple[Metrics, dict[str, str]]]:
+    """Metrics of ``rows`` on the held-out slides, and which have none, and why; so far."""
     metrics: Metrics = {}
     missing: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="wsi-hr-bench-") as scratch:
         folder = Path(scratch)
         make_cohort(folder, num_slides=cohort.num_slides, size_px=cohort.size_px, seed=cohort.seed)
         tile_stage([folder / "slides"], folder / "store", resolve("demo", {}, ()).tile)
-        for name, row in ROWS.items():
-            chosen = [text for text in row.settings if not text.startswith(_AS_SHIPPED)]
+        for name in rows:
+            chosen = [text for text in ROWS[name].settings if not text.startswith(_AS_SHIPPED)]
             options = {"seed": cohort.seed, "train.epochs": cohort.epochs}
             try:
                 config = resolve("demo", options, chosen)
                 labels = LabelsSource(folder / "labels.csv")
                 report = train_stage(folder / "store", labels, folder / name, config, None)
             except Exception as error:  # one method's failure is no other's
-                missing[f"{name} metric"] = reason(error)
+                missing[name] = reason(error)
             else:
                 metrics[name] = report.test
             yield metrics, missing

@@ -89,9 +89,9 @@ def print_table(report: dict) -> None:
         print(target.line(value, *report["spread"].get(name, (value, value))))
     above = report["memory_above_idle_ratio_100k_1k"]
     print(f"peak above the idle process, N = 100,000 / 1,000, worst: {above or math.nan:.4g}")
-    for part in parts.values():
+    for what, part in parts.items():
         for name, why in part.get("missing", {}).items():
-            print(f"not measured: {name}: {why}")
+            print(f"not measured: {what} of {name}: {why}")
 
 
 def _worst_ratio(memory: dict[str, dict[str, float]], *, with_idle: bool) -> float | None:

@@ -66,14 +66,29 @@ def test_every_method_is_measured_and_written(tmp_path, capsys) -> None:
 def test_what_was_not_measured_is_said(capsys) -> None:
     facts = {"gpu": None, "cpu": "a processor", "cores": 2}
     parts = {
-        "peaks": {"machine": facts, "peaks": {"gd": 9.0}, "missing": {"dbps peak": "it was killed"}}
+        "peaks": {"machine": facts, "peaks": {"gd": 9.0}, "missing": {"dbps": "it was killed"}}
     }
     print_table(report_of(parts, asdict(TINY)))
     out = capsys.readouterr().out
-    assert "not measured: dbps peak: it was killed" in out
+    assert "not measured: peaks of dbps: it was killed" in out
     (line,) = (line for line in out.splitlines() if "scan, frozen" in line)
     assert "nan" in line
     assert line.endswith("missed")
+
+
+def test_one_row_is_measured_anew(tmp_path, capsys) -> None:
+    path = tmp_path / "learning.json"
+    facts = {"gpu": None, "cpu": "a processor", "cores": 2}
+    peaks = {"machine": facts, "peaks": {"gd": 9.0}, "missing": {"dbps": "killed", "ips": "killed"}}
+    path.write_text(json.dumps(report_of({"peaks": peaks}, asdict(TINY))))
+    main(["--json", str(path), "--only", "peaks", "--row", "dbps"], TINY)
+    part = json.loads(path.read_text())["parts"]["peaks"]
+    assert part["peaks"].keys() == {"gd", "dbps"}
+    assert part["peaks"]["gd"] == 9
+    assert part["missing"] == {"ips": "killed"}
+    assert "not measured: peaks of ips: killed" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["--row", "dbps"], TINY)
 
 
 def test_parts_of_another_scale_are_not_mixed(tmp_path) -> None:
