@@ -32,6 +32,7 @@ def result_key(run: TrainedRun, store: PatchStore, max_px: int) -> str:
         __version__,
         run.digest,
         run.method.encoder.device.type,
+        str(run.method.encoder.decodes),
         sha256_file(store.path / MANIFEST_NAME),  # it holds the digests of all other files
         str(max_px),
     )

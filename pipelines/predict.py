@@ -110,6 +110,7 @@ def predict_stage(
             device=str(run.method.encoder.device),
             threads=torch.get_num_threads(),
             chunk=run.method.encoder.chunk,
+            jpeg_decoder=run.method.encoder.jpeg_decoder,
             states={row.slide_id: row.status for row in rows},
             metrics=metrics,
         )

@@ -189,6 +189,7 @@ def _train(
         device=_device_name(device),
         threads=torch.get_num_threads(),
         chunk=method.encoder.chunk,
+        jpeg_decoder=method.encoder.jpeg_decoder,
         classes=list(classes),
         slides={side: len(ids) for side, ids in slides.items()},
         best=best,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.slide_picture import slide_picture
 from wsi_hr.errors import TrainingError
-from wsi_hr.geometry import Float32Array, UInt8Array
+from wsi_hr.geometry import Float32Array
 from wsi_hr.method_config import GDConfig
 from wsi_hr.methods.method import Judgement, Method, StepContext, Update
 from wsi_hr.methods.recomputed import embed_checkpointed, offloaded
@@ -25,6 +25,7 @@ from wsi_hr.models.encoder import Encoder, embed_packed, frozen
 from wsi_hr.models.heads import HEADS
 from wsi_hr.models.z_block import ZBlock
 from wsi_hr.slide_prediction import SlidePrediction
+from wsi_hr.store.jpeg_patches import Patches, join_patches
 
 # Letters: B slides, N patches of a slide, K patches, P patch edge, D embedding, C classes.
 
@@ -103,11 +104,13 @@ class GD(Method):
         if self.config.input == "image":
             pictures = [slide_picture(bag, self.config.image_px)[0] for bag in bags]
             return self.head(self.encoder(np.stack(pictures)))
-        patches = np.concatenate([bag.read(np.arange(len(bag))) for bag in bags])
+        patches = join_patches(
+            [bag.fetch(np.arange(len(bag)), encoded=self.encoder.decodes) for bag in bags]
+        )
         z_BND = self._embed(patches).split([len(bag) for bag in bags])
         return self.head(ZBlock.of_bags(bags, z_BND))
 
-    def _embed(self, patches_KPP3: UInt8Array) -> Tensor:
+    def _embed(self, patches_KPP3: Patches) -> Tensor:
         if self.config.memory == "checkpoint":
             return embed_checkpointed(self.encoder, patches_KPP3, self.config.segments)
         return self.encoder(patches_KPP3)
