@@ -13,8 +13,8 @@ from rich.console import Console
 
 from pipelines.predict import PATCHES, predict_stage
 from pipelines.run_folder import ANNOTATIONS
-from pipelines.train import train_stage
-from wsi_hr.config import Config
+from pipelines.train import LabelsSource, train_stage
+from wsi_hr.config import Config, resolve_config
 from wsi_hr.errors import AnnotationError, ConfigError, WsiHrError
 from wsi_hr.store.patch_store import PatchStore
 from wsi_hr.testing.lesions import Ellipse, load_lesions
@@ -32,8 +32,6 @@ def dense(settings) -> Config:
     config = settings("method.name=dbps")
     recipe = config.model_dump(exclude_unset=True)
     recipe.pop("method")
-    from wsi_hr.config import resolve_config
-
     return resolve_config(recipe, {}, DENSE)
 
 
@@ -118,6 +116,18 @@ def test_what_is_said_and_written_of_patches(store, cohort, labels, dense, folde
     pairs = sick[:, None] - well
     auc = ((pairs > 0) + 0.5 * (pairs == 0)).mean()
     assert report.test["patch_auc"] == pytest.approx(auc, abs=1e-6), "as the table has it"
+
+
+def test_lesions_are_found_on_slides_that_were_held_out(store, cohort, dense, folder, tmp_path):
+    """Two slides are too few to choose an epoch by, so the val side is learned from as well."""
+    table = tmp_path / "labels.csv"
+    table.write_text((cohort / "labels.csv").read_text().replace(",val\n", ",train\n"))
+    train = dense.train.model_copy(update={"epochs": 8})
+    config = dense.model_copy(update={"train": train})
+    report = train_stage(
+        store, LabelsSource(table), tmp_path / "run", config, None, annotations=folder
+    )
+    assert report.test["patch_auc"] > 0.9
 
 
 def test_killed_and_started_again_ends_with_the_same_bytes(
