@@ -136,9 +136,6 @@ class PatchGD(PatchLearner):
             block = _block([units], [units.fill(self.encoder.embed_padded)[0]])
             return self._judged(self.head(block)[0], block)
 
-    def _judged(self, logits_C: Tensor, block: ZBlock) -> Judgement:
-        return Judgement(logits_C.softmax(0).cpu().numpy(), self._patch_probs(block))
-
     def _units(self, bag: Bag) -> Units:
         return Units(bag, self.encoder, self.config.block, self.pool)
 
