@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
-from pipelines.predict import PATCHES, predict_stage
+from pipelines.predict import CLASS_MAPS, HEATMAPS, PATCHES, predict_stage
 from pipelines.run_folder import ANNOTATIONS
 from pipelines.train import LabelsSource, train_stage
 from wsi_hr.config import Config, resolve_config
@@ -101,6 +102,17 @@ def test_what_is_said_and_written_of_patches(store, cohort, labels, dense, folde
     assert [row["file"] for row in rows] == sorted(path.name for path in folder.glob("*.geojson"))
 
     predict_stage(run, [store], tmp_path / "out", split="test", device="cpu")
+    maps = sorted((tmp_path / "out" / CLASS_MAPS).iterdir())
+    assert [path.name for path in maps] == sorted(
+        path.name for path in (tmp_path / "out" / HEATMAPS).iterdir()
+    )
+    as_made = maps[0].read_bytes()
+    with Image.open(maps[0]) as picture:
+        assert "background (" in picture.info["Description"]
+        assert "Lesion (" in picture.info["Description"]
+    maps[0].unlink()
+    predict_stage(run, [store], tmp_path / "out", split="test", device="cpu")
+    assert maps[0].read_bytes() == as_made, "a slide is not finished without it"
     truth, found = [], []
     for path in sorted((tmp_path / "out" / PATCHES).iterdir()):
         with path.open() as handle:
