@@ -63,7 +63,7 @@ def test_what_a_device_cannot_decode_the_cpu_does(monkeypatch, caplog) -> None:
     def broken(*_):
         raise RuntimeError("nvjpeg: 5\nand more")
 
-    monkeypatch.setattr(jpeg_decoder, "decode_jpeg", broken)
+    monkeypatch.setattr(jpeg_decoder, "_pictures", broken)
     decoder, patches = JpegDecoder(CPU), tissue(3, 32)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
@@ -82,26 +82,30 @@ def test_memory_that_is_short_is_for_the_encoder_to_see(monkeypatch) -> None:
     def full(*_):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(jpeg_decoder, "decode_jpeg", full)
+    monkeypatch.setattr(jpeg_decoder, "_pictures", full)
     with pytest.raises(torch.OutOfMemoryError):
         JpegDecoder(CPU)(tissue(1, 16))
 
 
 def test_a_device_must_prove_that_it_decodes(monkeypatch, caplog) -> None:
-    honest = jpeg_decoder.decode_jpeg
+    honest = jpeg_decoder._pictures
     monkeypatch.setattr(jpeg_decoder, "JpegDecoder", lambda device: JpegDecoder(CPU))
     assert device_decoder(torch.device("cuda")) is not None
     monkeypatch.setattr(
-        jpeg_decoder, "decode_jpeg", lambda *args: [one.flip(0) for one in honest(*args)]
+        jpeg_decoder, "_pictures", lambda *args: [one.flip(0) for one in honest(*args)]
     )
     with caplog.at_level(logging.WARNING):
         assert device_decoder(torch.device("cuda")) is None
     assert "otherwise than the CPU" in caplog.text
 
-    def absent(*_):
-        raise RuntimeError("not compiled with nvJPEG support")
 
-    monkeypatch.setattr(jpeg_decoder, "decode_jpeg", absent)
+@pytest.mark.parametrize("error", [RuntimeError("not compiled with nvJPEG"), ImportError("gone")])
+def test_where_torchvision_cannot_the_cpu_decodes(monkeypatch, error: Exception) -> None:
+    def absent(*_):
+        raise error
+
+    monkeypatch.setattr(jpeg_decoder, "JpegDecoder", lambda device: JpegDecoder(CPU))
+    monkeypatch.setattr(jpeg_decoder, "_pictures", absent)
     assert device_decoder(torch.device("cuda")) is None
 
 

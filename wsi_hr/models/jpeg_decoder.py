@@ -9,7 +9,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from wsi_hr.geometry import UInt8Array
 from wsi_hr.store.jpeg import encode_jpeg
@@ -59,8 +58,7 @@ class JpegDecoder:
     def _decode(self, patches: JpegPatches) -> Tensor:
         streams = [torch.frombuffer(bytearray(one), dtype=torch.uint8) for one in patches.streams]
         with torch.cuda.stream(self._stream) if self._stream else nullcontext():
-            pictures = decode_jpeg(streams, ImageReadMode.RGB, self.device)
-            assert isinstance(pictures, list), "a list is answered by a list"
+            pictures = _pictures(streams, self.device)
             # in the order of bytes that pixels from the CPU have, and so to the same embedding
             pixels_KPP3 = torch.stack(pictures).permute(0, 2, 3, 1).contiguous()
         if pixels_KPP3.shape[1:3] != (patches.patch_px, patches.patch_px):
@@ -71,6 +69,16 @@ class JpegDecoder:
         return pixels_KPP3
 
 
+def _pictures(streams: list[Tensor], device: torch.device) -> list[Tensor]:
+    """Streams u8[any] to pictures u8[3, h, w] on the device."""
+    # only here: torchvision means to drop it one day, which then costs nothing but speed
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    pictures = decode_jpeg(streams, ImageReadMode.RGB, device)
+    assert isinstance(pictures, list), "a list is answered by a list"
+    return pictures
+
+
 def device_decoder(device: torch.device) -> JpegDecoder | None:
     """The decoder of a GPU that proves to decode; None: decode on the CPU."""
     if device.type != "cuda":
@@ -78,7 +86,7 @@ def device_decoder(device: torch.device) -> JpegDecoder | None:
     decoder, (probe, wanted) = JpegDecoder(device), _probe()
     try:
         found = decoder._decode(probe).cpu().numpy()
-    except RuntimeError as error:
+    except (RuntimeError, ImportError) as error:
         logger.info("JPEG is decoded on the CPU: %s", str(error).partition("\n")[0])
         return None
     away = np.abs(found.astype(np.int16) - wanted).max()
