@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from benchmarks.golden_file import Finding, GoldenError, GoldenFile, spelled_numbers
 from wsi_hr.bags.bag import Bag
-from wsi_hr.geometry import UInt8Array
 from wsi_hr.method_config import PatchGDConfig
 from wsi_hr.methods.method import StepContext
 from wsi_hr.methods.patchgd import PatchGD
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.models.z_block import ZBlock
+from wsi_hr.store.jpeg_patches import JpegPatches, Patches
 from wsi_hr.testing.memory_patches import MemoryPatches, numbered_pixels
 
 # Letters: B slides, N patches of a slide, p patch edge, (R, Q) patch grid, D embedding, C classes.
@@ -43,7 +43,8 @@ class _ConvEncoder(Encoder):
         self.fc = nn.Linear(fc.shape[1], fc.shape[0])
         self.to(pixels_N3pp.dtype).load_state_dict(self.state_dict() | weights)
 
-    def forward(self, patches_KPP3: UInt8Array | Tensor, reduce: int = 1) -> Tensor:
+    def forward(self, patches_KPP3: Patches | Tensor, reduce: int = 1) -> Tensor:
+        assert not isinstance(patches_KPP3, JpegPatches)
         x = self.pixels_N3pp[spelled_numbers(patches_KPP3)]
         for name in self.convs:
             x = torch.relu(self.get_submodule(name)(x))

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from benchmarks.golden_file import Finding, GoldenError, GoldenFile, spelled_numbers
 from wsi_hr.bags.bag import Bag
 from wsi_hr.errors import ConfigError
-from wsi_hr.geometry import UInt8Array
 from wsi_hr.method_config import DBPSConfig
 from wsi_hr.methods.dbps import DBPS
 from wsi_hr.models.attention import DualAttention, sinusoid
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.slide_prediction import Role, SlidePrediction
+from wsi_hr.store.jpeg_patches import JpegPatches, Patches
 from wsi_hr.testing.memory_patches import MemoryPatches, numbered_pixels
 
 # Letters: B slides, N patches of a slide, M salient, S sub-salient, D embedding, C classes.
@@ -48,7 +48,8 @@ class _LookUp(Encoder):
         super().__init__(nn.Identity(), dim=table_ND.shape[1])
         self.table = nn.Parameter(table_ND)
 
-    def forward(self, patches_KPP3: UInt8Array | Tensor, reduce: int = 1) -> Tensor:
+    def forward(self, patches_KPP3: Patches | Tensor, reduce: int = 1) -> Tensor:
+        assert not isinstance(patches_KPP3, JpegPatches)
         return self.table[spelled_numbers(patches_KPP3)]
 
 

@@ -1,7 +1,7 @@
 """Slides that an earlier call of predict finished: their picture says what it was made from.
 
 The picture is a slide's last file, so where it stands the slide is finished; no other state is
-kept. Its text chunk ``wsi-hr`` holds the probabilities, the SHA-256 of the patch scores, and a key.
+kept. Its text chunk ``wsi-hr`` holds the probabilities, the SHA-256 of the other files, and a key.
 """
 
 from __future__ import annotations
@@ -32,27 +32,28 @@ def result_key(run: TrainedRun, store: PatchStore, max_px: int) -> str:
         __version__,
         run.digest,
         run.method.encoder.device.type,
+        str(run.method.encoder.decodes),
         sha256_file(store.path / MANIFEST_NAME),  # it holds the digests of all other files
         str(max_px),
     )
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
-def seal(picture: Image.Image, row: PredictionRow, scores: Path, key: str) -> None:
-    """Put into the picture's texts what :func:`finished_row` needs; ``scores`` is written."""
+def seal(picture: Image.Image, row: PredictionRow, others: Sequence[Path], key: str) -> None:
+    """Put into the picture's texts what :func:`finished_row` needs; ``others`` are written."""
     facts = {"key": key, "probs": row.probs, "num_patches": row.num_patches}
-    picture.info[_CHUNK] = json.dumps({**facts, "scores_sha256": sha256_file(scores)})
+    picture.info[_CHUNK] = json.dumps({**facts, "others_sha256": list(map(sha256_file, others))})
 
 
 def finished_row(
-    slide_id: str, heatmap: Path, scores: Path, key: str, classes: Sequence[str]
+    slide_id: str, heatmap: Path, others: Sequence[Path], key: str, classes: Sequence[str]
 ) -> PredictionRow | None:
     """The row of a slide whose files are there, whole, and made from the same; else None."""
     try:
         with Image.open(heatmap, formats=["PNG"]) as picture:
             facts = json.loads(picture.info[_CHUNK])
             picture.verify()
-        if facts["key"] != key or facts["scores_sha256"] != sha256_file(scores):
+        if facts["key"] != key or facts["others_sha256"] != list(map(sha256_file, others)):
             return None
         probs = tuple(float(prob) for prob in facts["probs"])
         predicted = classes[max(range(len(probs)), key=probs.__getitem__)]

@@ -21,12 +21,14 @@ from pipelines.record import RunRecord
 from pipelines.run_folder import SIDES, SPLITS, read_splits
 from wsi_hr.bags.bag_set import BagSet
 from wsi_hr.errors import ConfigError, LabelError, TrainingError, WsiHrError
+from wsi_hr.prediction.class_map import draw_class_map
 from wsi_hr.prediction.exports.tables import (
     PredictionRow,
     write_patch_scores,
     write_predictions,
 )
-from wsi_hr.prediction.heatmap import draw_heatmap, save_heatmap
+from wsi_hr.prediction.heatmap import draw_heatmap
+from wsi_hr.prediction.legend import save_picture
 from wsi_hr.remote import Place
 from wsi_hr.slide_prediction import SlidePrediction
 from wsi_hr.training.metrics import auc_interval, slide_metrics
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 PREDICTIONS = "predictions.csv"
 HEATMAPS = "heatmaps"
+CLASS_MAPS = "class_maps"
 PATCHES = "patches"
 _TABLE_EVERY_S = 2.0
 
@@ -68,7 +71,8 @@ def predict_stage(
 ) -> PredictReport:
     """Predict slides with the best epoch of a run.
 
-    ``out`` receives predictions.csv, heatmaps/<slide_id>.png, patches/<slide_id>.csv and run.json;
+    ``out`` receives predictions.csv, heatmaps/<slide_id>.png, patches/<slide_id>.csv and run.json,
+    and, where the run learned classes of patches, class_maps/<slide_id>.png;
     slides given as files are tiled on the way into ``out``/store, with the run's own settings.
     Of an earlier call, slides whose result would be the same are kept. Memory holds the patch
     scores of one slide at a time.
@@ -110,6 +114,7 @@ def predict_stage(
             device=str(run.method.encoder.device),
             threads=torch.get_num_threads(),
             chunk=run.method.encoder.chunk,
+            jpeg_decoder=run.method.encoder.jpeg_decoder,
             states={row.slide_id: row.status for row in rows},
             metrics=metrics,
         )
@@ -124,7 +129,7 @@ def _predict(
     console: Console | None,
     on_prediction: Callable[[SlidePrediction], object] | None,
 ) -> list[PredictionRow]:
-    for folder in (HEATMAPS, PATCHES):
+    for folder in (HEATMAPS, PATCHES, *([CLASS_MAPS] if run.config.dense.classes else [])):
         (out / folder).mkdir(exist_ok=True)
     rows = list(source.others)
     for row in rows:
@@ -183,8 +188,10 @@ def _predict_slide(
     require_same_tiling(run.config.tile, store.info.tile, store.path)
     key = result_key(run, store, max_px)
     scores, heatmap = out / PATCHES / f"{slide_id}.csv", out / HEATMAPS / f"{slide_id}.png"
+    class_map = out / CLASS_MAPS / f"{slide_id}.png" if run.config.dense.classes else None
+    others = [path for path in (scores, class_map) if path is not None]
     if on_prediction is None:
-        kept = finished_row(slide_id, heatmap, scores, key, run.classes)
+        kept = finished_row(slide_id, heatmap, others, key, run.classes)
         if kept is not None:
             return kept
     prediction = run.method.predict_bag(bag)
@@ -202,16 +209,14 @@ def _predict_slide(
         predicted=run.classes[int(prediction.probs.argmax())],
         num_patches=len(prediction.grid),
     )
-    write_patch_scores(scores, prediction, run.config.dense.names)
-    picture = draw_heatmap(
-        prediction,
-        store.thumbnail,
-        store.info.level0_size,
-        title=row.predicted,
-        max_px=max_px,
-    )
-    seal(picture, row, scores, key)
-    save_heatmap(picture, heatmap)
+    names, size = run.config.dense.names, store.info.level0_size
+    write_patch_scores(scores, prediction, names)
+    if class_map is not None:
+        picture = draw_class_map(prediction, names, store.thumbnail, size, max_px=max_px)
+        save_picture(picture, class_map)
+    picture = draw_heatmap(prediction, store.thumbnail, size, title=row.predicted, max_px=max_px)
+    seal(picture, row, others, key)
+    save_picture(picture, heatmap)
     if on_prediction is not None:
         on_prediction(prediction)
     return row
@@ -220,6 +225,7 @@ def _predict_slide(
 def _discard(out: Path, slide_id: str) -> None:
     """Remove what an earlier call said of a slide that now has no prediction."""
     (out / HEATMAPS / f"{slide_id}.png").unlink(missing_ok=True)
+    (out / CLASS_MAPS / f"{slide_id}.png").unlink(missing_ok=True)
     (out / PATCHES / f"{slide_id}.csv").unlink(missing_ok=True)
 
 

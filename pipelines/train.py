@@ -183,12 +183,14 @@ def _train(
         history = fit(method, data, config, run_dir, facts, on_epoch=on_epoch, on_slides=on_slides)
     best = history[best_epoch(history)]
     # the held-out slides are looked at once, here, after the best epoch is chosen
-    test = evaluate(load_run(run_dir, device=str(device)).method, data, slides["test"])
+    judge = load_run(run_dir, device=str(device)).method
+    test = evaluate(judge, data, slides["test"], config.dense)
     record.write(
         run_dir,
         device=_device_name(device),
         threads=torch.get_num_threads(),
         chunk=method.encoder.chunk,
+        jpeg_decoder=method.encoder.jpeg_decoder,
         classes=list(classes),
         slides={side: len(ids) for side, ids in slides.items()},
         best=best,

@@ -51,6 +51,7 @@ DOORS = {
     "h5py": ("wsi_hr/exchange/coords_h5.py",),
     "timm": ("wsi_hr/models/encoder.py",),
     "torch": ("wsi_hr/models/", "wsi_hr/methods/", "wsi_hr/training/", "pipelines/"),
+    "torchvision": ("wsi_hr/models/jpeg_decoder.py", "pipelines/doctor.py"),
     "dask": ("pipelines/",),
     "distributed": ("pipelines/",),
     "typer": ("pipelines/",),

@@ -13,6 +13,7 @@ import yaml
 from pipelines.demo import RECIPES
 from pipelines.settings import read_recipe, recipe_names, resolve
 from wsi_hr.config import dump_config, resolve_config
+from wsi_hr.method_config import low_mpp
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "pipelines" / "recipes"
@@ -45,6 +46,10 @@ class TestRecipe:
         for section, values in read_recipe(name).items():
             for key, value in values.items():
                 assert config[section][key] == value, f"{section}.{key}"
+
+    def test_the_scales_it_learns_from_are_those_it_tiles(self, name: str) -> None:
+        config = resolve(name, {}, [])
+        assert low_mpp(config.method) in (None, *config.tile.more_mpp)
 
     def test_its_encoder_exists(self, name: str) -> None:
         encoder = resolve(name, {}, []).encoder

@@ -33,6 +33,9 @@ class EncoderConfig(Frozen):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on a GPU that has it, else float32"
     )
+    decode: Literal["auto", "cpu"] = Field(
+        "auto", description="who decodes JPEG; auto: the GPU (nvJPEG) if the model is on one"
+    )
     compile: bool = Field(
         False, description="compile the network of the scan (torch.compile; minutes at first)"
     )

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from wsi_hr.bags.bag import Bag
 from wsi_hr.geometry import Int64Array, UInt8Array
+from wsi_hr.store.jpeg_patches import JpegPatches
 from wsi_hr.testing.memory_patches import MemoryPatches
 
 
@@ -34,6 +38,40 @@ def test_a_bag_holds_the_valid_patches_and_their_places() -> None:
     assert bag.grid.coords.tolist() == source.grid.coords[bag.indices].tolist()
     assert bag.grid.shape == source.grid.shape
     assert values(bag.read(np.array([3, 0, 3]))) == [5, 1, 5]
+
+
+class Streams(MemoryPatches):
+    """Patches that may be had as JPEG, of grey values that JPEG keeps; in YCbCr or in RGB."""
+
+    def __init__(self, num: int, *, holds_jpeg: bool = True, rgb: bool = False) -> None:
+        super().__init__(numbered_patches(num))
+        self.holds_jpeg = holds_jpeg
+        self._rgb = rgb
+
+    def read_jpeg(self, indices: Int64Array) -> JpegPatches:
+        streams = []
+        for patch in self.read(indices):
+            file = io.BytesIO()
+            Image.fromarray(patch).save(file, "JPEG", quality=100, keep_rgb=self._rgb)
+            streams.append(file.getvalue())
+        return JpegPatches(tuple(streams), tuple(("s", k) for k in indices.tolist()), 8)
+
+
+def test_streams_are_for_those_who_ask_and_where_they_mean_the_same_to_all() -> None:
+    wanted, none = np.array([4, 1]), np.array([], np.int64)
+    bag = Bag.of(Streams(6)).subset(np.array([5, 4, 3, 2, 1]))
+    found = bag.fetch(wanted, encoded=True)
+    assert isinstance(found, JpegPatches)
+    assert values(found.decode()) == [1, 4]
+    assert len(bag.fetch(none, encoded=True)) == 0
+    for pixels in (
+        bag.fetch(wanted, encoded=False),
+        Bag.of(Streams(6, rgb=True)).fetch(np.array([1, 4]), encoded=True),
+        Bag.of(Streams(6, holds_jpeg=False)).fetch(np.array([1, 4]), encoded=True),
+        Bag.of(source_of(6)).fetch(np.array([1, 4]), encoded=True),
+    ):
+        assert isinstance(pixels, np.ndarray)
+        assert values(pixels) == [1, 4]
 
 
 @given(st.data())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from benchmarks.golden_file import spelled_numbers
 from wsi_hr.bags.bag import Bag
 from wsi_hr.methods.method import StepContext
 from wsi_hr.models.encoder import Encoder
+from wsi_hr.store.jpeg import encode_jpeg
+from wsi_hr.store.jpeg_patches import JpegPatches
 from wsi_hr.testing.memory_patches import MemoryPatches, numbered_pixels
 
 
@@ -46,6 +48,31 @@ def random_bag(rng: np.random.Generator, num: int, *, patch_px: int = 4, **facts
     label = facts.pop("label", 0)
     patches = rng.integers(0, 256, (num, patch_px, patch_px, 3), dtype=np.uint8)
     return Bag.of(MemoryPatches(patches, **facts), label)
+
+
+class JpegMemory(MemoryPatches):
+    """Patches held as JPEG streams; how many were read, and how many of them undecoded."""
+
+    def __init__(self, patches: np.ndarray, **facts) -> None:
+        self._streams = [encode_jpeg(one, quality=90, subsampling="420") for one in patches]
+        super().__init__(self._jpeg(range(len(patches)), patches.shape[1]).decode(), **facts)
+        self.num_read, self.num_undecoded = 0, 0
+
+    @property
+    def holds_jpeg(self) -> bool:
+        return True
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        self.num_read += len(indices)
+        return super().read(indices)
+
+    def read_jpeg(self, indices: np.ndarray) -> JpegPatches:
+        self.num_undecoded += len(indices)
+        return self._jpeg(indices.tolist(), self._patches.shape[1])
+
+    def _jpeg(self, indices: Iterable[int], patch_px: int) -> JpegPatches:
+        found = [(self._streams[k], ("memory", k)) for k in indices]
+        return JpegPatches(*zip(*found, strict=True), patch_px)
 
 
 class Recorder:

@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import Recorder, context, random_bag
+from helpers import JpegMemory, Recorder, context, random_bag
 from torch import nn
 
+from wsi_hr.bags.bag import Bag
 from wsi_hr.method_config import (
     GIVE_ATTENTION,
     ABMILConfig,
@@ -24,6 +25,7 @@ from wsi_hr.method_config import (
 from wsi_hr.methods import METHODS, build_method
 from wsi_hr.methods.method import Method, NoMemory
 from wsi_hr.models.encoder import Encoder
+from wsi_hr.models.jpeg_decoder import JpegDecoder
 from wsi_hr.slide_prediction import Role
 
 CONFIGS = {
@@ -220,3 +222,23 @@ def test_memory_does_not_grow_with_the_slide(name: str) -> None:
     )
     small, large = map(float, done.stdout.split())
     assert large - small < 40
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_patches_decoded_on_the_device_are_the_same_patches(name: str, monkeypatch) -> None:
+    """A CPU in the place of the GPU; it decodes to the same pixels, and so nothing may differ."""
+    patches = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    said = []
+    for decoded_there in (False, True):
+        if decoded_there:
+            monkeypatch.setattr("wsi_hr.models.encoder.device_decoder", JpegDecoder)
+        source = JpegMemory(patches)
+        bag = Bag(source, np.arange(20), 1, low=Bag.of(JpegMemory(patches[:5])))
+        method = make(name)
+        seen = Recorder(method)
+        method.train_bags([bag, bag], seen, context())
+        prediction = method.predict_bag(bag)
+        said.append((seen.losses, prediction.probs.tolist(), prediction.saliency.tolist()))
+        by_streams = decoded_there and name != "gd image"  # its picture is drawn by the CPU
+        assert (source.num_read == 0, source.num_undecoded > 0) == (by_streams, by_streams)
+    assert said[0] == said[1]

@@ -10,7 +10,7 @@ from torch import nn
 
 from wsi_hr.bags.bag import Bag
 from wsi_hr.errors import ConfigError
-from wsi_hr.method_config import DBPSConfig, DenseConfig, PatchGDConfig
+from wsi_hr.method_config import DBPSConfig, DenseConfig, GDConfig, PatchGDConfig
 from wsi_hr.methods import build_method
 from wsi_hr.methods.dense import patch_loss
 from wsi_hr.methods.patchgd import PatchGD
@@ -127,6 +127,26 @@ def test_a_prediction_has_a_probability_for_every_patch_and_class(head) -> None:
     assert make(head, None).predict_bag(some).patch_probs is None
 
 
+@pytest.mark.parametrize("settings", [{}, {"micro_batch": 1}, {"memory": "checkpoint"}], ids=str)
+@pytest.mark.parametrize("head", ["window", "transformer"])
+def test_gd_learns_them_as_patchgd_does_in_one_step(head: str, settings: dict) -> None:
+    torch.manual_seed(0)
+    config = GDConfig(head=head, dropout=0.0, **settings)  # pyright: ignore
+    gd = build_method(config, pixel_encoder(4, 8), [1.0] * 3, DENSE).double()
+    patchgd, some = make(head, sample=1.0), bags()
+    said = []
+    for method in (gd, patchgd):
+        update = Recorder(method)
+        method.train_bags(some, update, context())
+        said.append((sum(update.losses), update.steps[0], method.eval().predict_bag(some[1])))
+    assert said[0][0] == pytest.approx(said[1][0], rel=1e-9)
+    for name, grad in said[1][1].items():
+        assert torch.allclose(said[0][1][name], grad, rtol=1e-8, atol=1e-13), name
+    found, expected = (prediction.patch_probs for _, _, prediction in said)
+    assert np.allclose(found, expected, atol=1e-6)
+    assert np.array_equal(gd.judge_bag(some[1]).patch_probs, found)
+
+
 def test_windows_are_learned_from_by_their_own_patches() -> None:
     method = make(sample=1.0)
     whole = bag("full", num=12, label=0)
@@ -141,8 +161,10 @@ def test_windows_are_learned_from_by_their_own_patches() -> None:
 
 def test_who_cannot_do_it_says_so_and_who_can() -> None:
     encoder = pixel_encoder(4, 8)
-    with pytest.raises(ConfigError, match=r"labels of slides only.*--method patchgd"):
+    with pytest.raises(ConfigError, match=r"labels of slides only.*--method patchgd or gd"):
         build_method(DBPSConfig(heads=2), encoder, [1.0] * 3, DENSE)
     with pytest.raises(ConfigError, match=r"method\.head=cnn or transformer or window"):
         build_method(PatchGDConfig(head="attention"), encoder, [1.0] * 3, DENSE)
+    with pytest.raises(ConfigError, match=r"one picture, which has no patches; use method"):
+        build_method(GDConfig(input="image", image_px=9), encoder, [1.0] * 3, DENSE)
     build_method(DBPSConfig(heads=2), encoder, [1.0] * 3, DenseConfig())

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
-from pipelines.predict import PATCHES, predict_stage
+from pipelines.predict import CLASS_MAPS, HEATMAPS, PATCHES, predict_stage
 from pipelines.run_folder import ANNOTATIONS
-from pipelines.train import train_stage
-from wsi_hr.config import Config
+from pipelines.train import LabelsSource, train_stage
+from wsi_hr.config import Config, resolve_config
 from wsi_hr.errors import AnnotationError, ConfigError, WsiHrError
 from wsi_hr.store.patch_store import PatchStore
 from wsi_hr.testing.lesions import Ellipse, load_lesions
@@ -32,8 +33,6 @@ def dense(settings) -> Config:
     config = settings("method.name=dbps")
     recipe = config.model_dump(exclude_unset=True)
     recipe.pop("method")
-    from wsi_hr.config import resolve_config
-
     return resolve_config(recipe, {}, DENSE)
 
 
@@ -103,6 +102,17 @@ def test_what_is_said_and_written_of_patches(store, cohort, labels, dense, folde
     assert [row["file"] for row in rows] == sorted(path.name for path in folder.glob("*.geojson"))
 
     predict_stage(run, [store], tmp_path / "out", split="test", device="cpu")
+    maps = sorted((tmp_path / "out" / CLASS_MAPS).iterdir())
+    assert [path.name for path in maps] == sorted(
+        path.name for path in (tmp_path / "out" / HEATMAPS).iterdir()
+    )
+    as_made = maps[0].read_bytes()
+    with Image.open(maps[0]) as picture:
+        assert "background (" in picture.info["Description"]
+        assert "Lesion (" in picture.info["Description"]
+    maps[0].unlink()
+    predict_stage(run, [store], tmp_path / "out", split="test", device="cpu")
+    assert maps[0].read_bytes() == as_made, "a slide is not finished without it"
     truth, found = [], []
     for path in sorted((tmp_path / "out" / PATCHES).iterdir()):
         with path.open() as handle:
@@ -118,6 +128,18 @@ def test_what_is_said_and_written_of_patches(store, cohort, labels, dense, folde
     pairs = sick[:, None] - well
     auc = ((pairs > 0) + 0.5 * (pairs == 0)).mean()
     assert report.test["patch_auc"] == pytest.approx(auc, abs=1e-6), "as the table has it"
+
+
+def test_lesions_are_found_on_slides_that_were_held_out(store, cohort, dense, folder, tmp_path):
+    """Two slides are too few to choose an epoch by, so the val side is learned from as well."""
+    table = tmp_path / "labels.csv"
+    table.write_text((cohort / "labels.csv").read_text().replace(",val\n", ",train\n"))
+    train = dense.train.model_copy(update={"epochs": 8})
+    config = dense.model_copy(update={"train": train})
+    report = train_stage(
+        store, LabelsSource(table), tmp_path / "run", config, None, annotations=folder
+    )
+    assert report.test["patch_auc"] > 0.9
 
 
 def test_killed_and_started_again_ends_with_the_same_bytes(

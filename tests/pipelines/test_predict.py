@@ -84,6 +84,7 @@ def test_what_comes_out(predicted, run, store):
     record = json.loads((predicted / "run.json").read_text())
     assert record["states"] == dict.fromkeys(rows, "done")
     assert record["metrics"]["slides"] == 2
+    assert record["jpeg_decoder"] == "libjpeg-turbo"
     assert record["model_sha256"] == load_checkpoint(run / BEST).digest
     assert sorted(path.name for path in predicted.iterdir()) == [
         "heatmaps", "patches", "predictions.csv", "run.json",

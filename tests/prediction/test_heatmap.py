@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wsi_hr.geometry import Pair, PatchGrid, Size
-from wsi_hr.prediction.heatmap import (
-    OUTLINES,
-    RESEARCH_USE,
-    colour_of,
-    draw_heatmap,
-    patch_boxes,
-    printable,
-    save_heatmap,
-)
+from wsi_hr.prediction.heatmap import OUTLINES, colour_of, draw_heatmap, patch_boxes
+from wsi_hr.prediction.legend import RESEARCH_USE, printable, save_picture
 from wsi_hr.slide_prediction import Role, SlidePrediction
 
 
@@ -213,7 +206,7 @@ def test_any_name_can_be_drawn(name):
 def test_awkward_names_reach_the_file_in_printable_form(name, tmp_path: Path):
     prediction = predict([(0, 0)], (1000.0, 1000.0), [1], [3], slide_id=name)
     picture = draw_heatmap(prediction, THUMB, LEVEL0, title=name, max_px=400)
-    save_heatmap(picture, tmp_path / "h.png")
+    save_picture(picture, tmp_path / "h.png")
     with Image.open(tmp_path / "h.png") as read:
         assert read.format == "PNG"
         assert read.text["Title"] == f"{printable(name)}: {printable(name)}"
@@ -227,11 +220,11 @@ def test_saving_is_whole_or_not_at_all_and_repeatable(tmp_path: Path):
     path = tmp_path / "h.png"
     written = []
     for _ in range(2):
-        save_heatmap(draw_heatmap(prediction, THUMB, LEVEL0, title="t", max_px=400), path)
+        save_picture(draw_heatmap(prediction, THUMB, LEVEL0, title="t", max_px=400), path)
         written.append(path.read_bytes())
     assert written[0] == written[1]
     unwritable = Image.new("F", (4, 4))  # PNG has no float pixels
     with pytest.raises(OSError, match="cannot write mode F"):
-        save_heatmap(unwritable, path)
+        save_picture(unwritable, path)
     assert path.read_bytes() == written[0]
     assert [file.name for file in tmp_path.iterdir()] == ["h.png"]

@@ -241,20 +241,20 @@ def test_stored_jpeg_is_handed_out_as_it_is(tmp_path: Path, store_maker: Maker) 
     shards = b"".join(file.read_bytes() for file in store.path.glob("scale_*/patches/c.*"))
     assert store.holds_jpeg
     for patch in (0, 200, 298):
-        stream = store.read_jpeg(patch)
+        (stream,) = store.read_jpeg(np.array([patch])).streams
         assert stream in shards
         out = np.empty((16, 16, 3), np.uint8)
         decode_jpeg_into(stream, out)
         assert np.array_equal(out, store.read(np.array([patch]))[0])
     with pytest.raises(StoreError, match="patch 255 could not be read from the slide"):
-        store.read_jpeg(255)
+        store.read_jpeg(np.array([255]))
     for patch in (-1, 300):
         with pytest.raises(IndexError, match="patches are 0 to 299"):
-            store.read_jpeg(patch)
+            store.read_jpeg(np.array([patch]))
     raw = PatchStore.open(store_maker(codec="raw").write(tmp_path / "raw.zarr"))
     assert not raw.holds_jpeg
     with pytest.raises(ValueError, match="holds no JPEG"):
-        raw.read_jpeg(0)
+        raw.read_jpeg(np.array([0]))
 
 
 def test_a_damaged_stream_is_not_handed_out(tmp_path: Path, store_maker: Maker) -> None:
@@ -264,7 +264,7 @@ def test_a_damaged_stream_is_not_handed_out(tmp_path: Path, store_maker: Maker) 
     content[100] ^= 1
     shard.write_bytes(content)
     with pytest.raises(StoreError, match="patch 0 cannot be read .its checksum"):
-        store.read_jpeg(0)
+        store.read_jpeg(np.array([0]))
 
 
 def test_opening_and_reading_leaves_few_descriptors(tmp_path: Path, store_maker: Maker) -> None:

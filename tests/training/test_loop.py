@@ -111,7 +111,7 @@ def test_the_averaged_weights_are_judged_and_saved_as_best(tmp_path) -> None:
             assert torch.equal(best.tensors[f"model.{name}"], last.tensors[f"average.{name}"])
     judged = method_for(cfg)
     restore_model(judged, best, tmp_path)
-    expected = evaluate(judged, data(), data().val)
+    expected = evaluate(judged, data(), data().val, cfg.dense)
     row = history[best_epoch(history)]
     assert {name: row[f"val_{name}"] for name in expected} == expected
     moved = [
@@ -133,6 +133,22 @@ def test_it_learns_the_classes_of_patches(tmp_path) -> None:
     unknown = fit(method_for(config("dense", epochs=1)), data(), config("dense", epochs=1),
                   tmp_path / "unknown", {})  # fmt: skip
     assert not any("patch" in name for name in unknown[0])
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_patches_are_judged_by_the_loss_that_they_are_learned_by(balanced: bool) -> None:
+    cfg = config("dense", [f"dense.balanced={balanced}"])
+    method, given = method_for(cfg), data(annotated=True)
+    found = evaluate(method, given, given.train, cfg.dense)["patch_loss"]
+    losses = []
+    for bag in map(given.bags.open, given.train):
+        probs, labels = method.judge_bag(bag).patch_probs, bag.patch_labels
+        each = -np.log(probs[np.arange(len(bag)), labels])
+        classes = [labels == c for c in np.unique(labels[labels >= 0])]
+        groups = classes if balanced else [labels >= 0]
+        losses.append(np.mean([each[of].mean() for of in groups]) if classes else 0.0)
+    assert 0.0 in losses, "a slide of which nobody said anything"
+    assert found == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 class _Killed(BaseException):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, Size, UInt8Array
+from wsi_hr.store.jpeg_patches import JpegPatches, Patches
 
 
 class PatchSource(Protocol):
@@ -42,6 +43,20 @@ class PatchSource(Protocol):
 
     def read(self, indices: Int64Array) -> UInt8Array:
         """Pixels u8[K, P, P, 3] of the patches ``indices`` i64[K]; called from several threads."""
+        ...
+
+
+@runtime_checkable
+class JpegSource(Protocol):
+    """A source that may hold its patches as JPEG streams."""
+
+    @property
+    def holds_jpeg(self) -> bool:
+        """Whether it does."""
+        ...
+
+    def read_jpeg(self, indices: Int64Array) -> JpegPatches:
+        """The streams of the patches ``indices`` i64[K]; called from several threads."""
         ...
 
 
@@ -128,3 +143,21 @@ class Bag:
             StoreError: a patch is damaged.
         """
         return self.source.read(self.indices[positions])
+
+    def fetch(self, positions: Int64Array, *, encoded: bool) -> Patches:
+        """Patches at ``positions`` i64[J] of this bag, as they come soonest to who decodes them.
+
+        Args:
+            positions: which.
+            encoded: leave them as JPEG streams where the source holds such, and where every decoder
+                sees the same colours in them; else as :meth:`read` gives them.
+
+        Raises:
+            StoreError: a patch is damaged.
+        """
+        if not (encoded and len(positions) and isinstance(self.source, JpegSource)):
+            return self.read(positions)
+        if not self.source.holds_jpeg:
+            return self.read(positions)
+        found = self.source.read_jpeg(self.indices[positions])
+        return found if found.any_decoder else found.decode()

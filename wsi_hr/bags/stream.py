@@ -10,6 +10,7 @@ import numpy as np
 from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.read_ahead import read_ahead
 from wsi_hr.geometry import Int64Array, UInt8Array
+from wsi_hr.store.jpeg_patches import Patches, join_patches
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,34 @@ def pack(
     Raises:
         ValueError: ``chunk`` is not positive.
     """
-    if chunk < 1:
-        raise ValueError(f"a chunk has at least one patch, not {chunk}")
-    if wanted is None:
-        wanted = [np.arange(len(bag), dtype=np.int64) for bag in bags]
 
     def read(pieces: list[Piece]) -> UInt8Array:
         if len(pieces) == 1:
             return bags[pieces[0].bag].read(pieces[0].positions)
         return np.concatenate([bags[piece.bag].read(piece.positions) for piece in pieces])
 
-    yield from read_ahead(read, _chunks(wanted, chunk))
+    yield from read_ahead(read, _chunks(bags, chunk, wanted))
 
 
-def _chunks(wanted: Sequence[Int64Array], chunk: int) -> Iterator[list[Piece]]:
+def pack_encoded(
+    bags: Sequence[Bag], chunk: int, wanted: Sequence[Int64Array] | None = None
+) -> Iterator[tuple[list[Piece], Patches]]:
+    """As :func:`pack`, but chunks come as JPEG streams where all of their patches can."""
+
+    def fetch(pieces: list[Piece]) -> Patches:
+        parts = [bags[piece.bag].fetch(piece.positions, encoded=True) for piece in pieces]
+        return join_patches(parts)
+
+    yield from read_ahead(fetch, _chunks(bags, chunk, wanted))
+
+
+def _chunks(
+    bags: Sequence[Bag], chunk: int, wanted: Sequence[Int64Array] | None
+) -> Iterator[list[Piece]]:
+    if chunk < 1:
+        raise ValueError(f"a chunk has at least one patch, not {chunk}")
+    if wanted is None:
+        wanted = [np.arange(len(bag), dtype=np.int64) for bag in bags]
     pieces: list[Piece] = []
     free = chunk
     for bag, positions in enumerate(wanted):

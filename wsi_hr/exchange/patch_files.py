@@ -87,7 +87,7 @@ def write_folder(store: PatchStore, folder: Path, kind: PictureKind) -> None:
 
 def _pictures(store: PatchStore, indices: Int64Array, kind: PictureKind) -> Iterator[bytes]:
     if kind == "jpg" and store.holds_jpeg:
-        return (store.read_jpeg(index) for index in indices.tolist())
+        return (store.read_jpeg(indices[k : k + 1]).streams[0] for k in range(len(indices)))
     quality = store.info.tile.jpeg_quality
     encode = _as_png if kind == "png" else partial(_as_jpeg, quality=quality)
     return _encoders.get().map(encode, store.read(indices))

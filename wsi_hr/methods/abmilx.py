@@ -19,6 +19,7 @@ from wsi_hr.models.encoder import Encoder, embed_packed, frozen
 from wsi_hr.models.heads.abmilx import ABMILXHead
 from wsi_hr.models.z_block import ZBlock
 from wsi_hr.slide_prediction import SlidePrediction
+from wsi_hr.store.jpeg_patches import join_patches
 
 # Letters: B slides, N patches of a slide, D embedding, C classes, m heads; s patches sampled, one
 # in rho of them from the low magnification.
@@ -48,14 +49,14 @@ class E2EABMILX(Method):
 
     def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
         """One optimiser step on a fresh sample of every slide."""
-        pixels, counts = [], []
+        patches, counts, encoded = [], [], self.encoder.decodes
         for bag in bags:
             high, low = self.draw(bag, context.rng(bag.slide_id))
-            pixels.append(bag.read(high))
+            patches.append(bag.fetch(high, encoded=encoded))
             if bag.low is not None and len(low):
-                pixels.append(bag.low.read(low))
+                patches.append(bag.low.fetch(low, encoded=encoded))
             counts.append(len(high) + len(low))
-        z_BsD = self.encoder(np.concatenate(pixels)).split(counts)
+        z_BsD = self.encoder(join_patches(patches)).split(counts)
         # the head does not see where patches lie, and those of two scales have no common grid
         nowhere = [torch.zeros(count, 2, dtype=torch.int64, device=z.device)
                    for count, z in zip(counts, z_BsD, strict=True)]  # fmt: skip

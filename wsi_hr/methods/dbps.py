@@ -32,6 +32,7 @@ from wsi_hr.models.attention import sinusoid
 from wsi_hr.models.encoder import Encoder, frozen
 from wsi_hr.models.z_block import pad_ragged
 from wsi_hr.slide_prediction import Role, SlidePrediction
+from wsi_hr.store.jpeg_patches import join_patches
 
 # Letters: B slides, N patches of a slide, M salient, S sub-salient, D embedding, C classes,
 # J = heads x queries.
@@ -85,8 +86,11 @@ class DBPS(Method):
         """One optimiser step on the salient patches of every slide of the batch."""
         choices = self._choose(bags, context)
         counts = [len(choice.salient) for choice in choices]
-        patches = np.concatenate(
-            [bag.read(choice.salient) for bag, choice in zip(bags, choices, strict=True)]
+        patches = join_patches(
+            [
+                bag.fetch(choice.salient, encoded=self.encoder.decodes)
+                for bag, choice in zip(bags, choices, strict=True)
+            ]
         )
         salient_BMD = self.encoder(patches).split(counts)
         logits_BC = self._classify(
@@ -111,7 +115,8 @@ class DBPS(Method):
             salient, sub_salient = _positions(buffer.salient), _positions(buffer.sub_salient)
             embedding = buffer.salient.embedding
             if not embedding.shape[1] or self._reduce > 1:
-                embedding = self.encoder.embed_padded(bag.read(salient))
+                patches = bag.fetch(salient, encoded=self.encoder.decodes)
+                embedding = self.encoder.embed_padded(patches)
             logits_BC = self._classify(
                 [self._place(bag, salient, embedding)],
                 [self._place(bag, sub_salient, buffer.sub_salient.embedding)],

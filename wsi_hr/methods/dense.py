@@ -17,7 +17,7 @@ from wsi_hr.bags.patch_labels import UNKNOWN
 from wsi_hr.errors import ConfigError
 from wsi_hr.geometry import Float32Array
 from wsi_hr.method_config import DenseConfig
-from wsi_hr.methods.method import Method
+from wsi_hr.methods.method import Judgement, Method
 from wsi_hr.models.heads import HEADS
 from wsi_hr.models.heads.dense import DenseHead
 from wsi_hr.models.z_block import ZBlock, pad_ragged
@@ -62,6 +62,10 @@ class PatchLearner(Method):
         reading = self.head.read(block)
         patches = patch_loss(reading.patch_BNK, bags, balanced=self._dense.balanced)
         return self._loss(reading.slide_BC, bags) + self._dense.weight * patches
+
+    def _judged(self, logits_C: Tensor, block: ZBlock) -> Judgement:
+        """What the head says of the one slide of a block."""
+        return Judgement(logits_C.softmax(0).cpu().numpy(), self._patch_probs(block))
 
     def _patch_probs(self, block: ZBlock) -> Float32Array | None:
         """Probabilities f32[N, K] of the patches of a block of one slide; None: not learned."""

@@ -15,21 +15,23 @@ from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.slide_picture import slide_picture
-from wsi_hr.errors import TrainingError
-from wsi_hr.geometry import Float32Array, UInt8Array
-from wsi_hr.method_config import GDConfig
-from wsi_hr.methods.method import Judgement, Method, StepContext, Update
+from wsi_hr.errors import ConfigError, TrainingError
+from wsi_hr.geometry import Float32Array
+from wsi_hr.method_config import DenseConfig, GDConfig
+from wsi_hr.methods.dense import PatchLearner
+from wsi_hr.methods.method import Judgement, StepContext, Update
 from wsi_hr.methods.recomputed import embed_checkpointed, offloaded
 from wsi_hr.methods.shares import margin, margin_shares, rank_roles
 from wsi_hr.models.encoder import Encoder, embed_packed, frozen
 from wsi_hr.models.heads import HEADS
 from wsi_hr.models.z_block import ZBlock
 from wsi_hr.slide_prediction import SlidePrediction
+from wsi_hr.store.jpeg_patches import Patches, join_patches
 
 # Letters: B slides, N patches of a slide, K patches, P patch edge, D embedding, C classes.
 
 
-class GD(Method):
+class GD(PatchLearner):
     """Every patch of every slide with gradient; or the slide as one small picture."""
 
     def __init__(
@@ -47,6 +49,15 @@ class GD(Method):
             self.head = head or HEADS[config.head](
                 encoder.dim, self.num_classes, dropout=config.dropout
             )
+
+    def learn_patches(self, dense: DenseConfig) -> None:
+        """See :meth:`wsi_hr.methods.dense.PatchLearner.learn_patches`."""
+        if self.config.input == "image":
+            raise ConfigError(
+                "--annotations: with method.input image the slide is one picture, which has no "
+                "patches; use method.input=patches"
+            )
+        super().learn_patches(dense)
 
     @property
     def min_patches(self) -> int:
@@ -66,7 +77,7 @@ class GD(Method):
         for first in range(0, len(bags), size):
             some = bags[first : first + size]
             with offloaded(self.encoder.device) if self._offload else nullcontext():
-                loss = self._loss(self._forward(some), some) * (len(some) / len(bags))
+                loss = self._loss_of(some) * (len(some) / len(bags))
             update.backward(loss)
             total += float(loss.detach())
         update.step()
@@ -81,10 +92,10 @@ class GD(Method):
         """
         predict = self._predict_picture if self.config.input == "image" else self._predict_patches
         with frozen(self):
-            logits_C, score_N = predict(bag)
+            (probs, patch_probs), score_N = predict(bag)
         role = rank_roles(score_N, self.config.num_salient, self.config.num_sub_salient)
-        probs = logits_C.softmax(0).cpu().numpy()
-        return SlidePrediction(bag.slide_id, probs, score_N.cpu().numpy(), role, bag.grid)
+        scores = score_N.cpu().numpy()
+        return SlidePrediction(bag.slide_id, probs, scores, role, bag.grid, patch_probs)
 
     @property
     def _offload(self) -> bool:
@@ -98,16 +109,18 @@ class GD(Method):
                 "allows it, or train with --method patchgd or dbps"
             )
 
-    def _forward(self, bags: Sequence[Bag]) -> Tensor:
-        """Class logits [B, C], with gradient all the way."""
+    def _loss_of(self, bags: Sequence[Bag]) -> Tensor:
+        """Mean over the bags, with gradient all the way."""
         if self.config.input == "image":
             pictures = [slide_picture(bag, self.config.image_px)[0] for bag in bags]
-            return self.head(self.encoder(np.stack(pictures)))
-        patches = np.concatenate([bag.read(np.arange(len(bag))) for bag in bags])
+            return self._loss(self.head(self.encoder(np.stack(pictures))), bags)
+        patches = join_patches(
+            [bag.fetch(np.arange(len(bag)), encoded=self.encoder.decodes) for bag in bags]
+        )
         z_BND = self._embed(patches).split([len(bag) for bag in bags])
-        return self.head(ZBlock.of_bags(bags, z_BND))
+        return self._block_loss(ZBlock.of_bags(bags, z_BND), bags)
 
-    def _embed(self, patches_KPP3: UInt8Array) -> Tensor:
+    def _embed(self, patches_KPP3: Patches) -> Tensor:
         if self.config.memory == "checkpoint":
             return embed_checkpointed(self.encoder, patches_KPP3, self.config.segments)
         return self.encoder(patches_KPP3)
@@ -117,8 +130,8 @@ class GD(Method):
         if self.config.input == "image":
             return super().judge_bag(bag)
         with frozen(self):
-            logits_C = self.head(ZBlock.of_bags([bag], [self._embed_all(bag)]))[0]
-        return Judgement(logits_C.softmax(0).cpu().numpy(), None)
+            block = ZBlock.of_bags([bag], [self._embed_all(bag)])
+            return self._judged(self.head(block)[0], block)
 
     def _embed_all(self, bag: Bag) -> Tensor:
         z_ND = self.encoder.scale.new_empty(len(bag), self.encoder.dim)
@@ -126,17 +139,17 @@ class GD(Method):
             z_ND[at] = embedding
         return z_ND
 
-    def _predict_patches(self, bag: Bag) -> tuple[Tensor, Tensor]:
-        z_ND = self._embed_all(bag)
+    def _predict_patches(self, bag: Bag) -> tuple[Judgement, Tensor]:
+        block = ZBlock.of_bags([bag], [self._embed_all(bag)])
+        logits_C = self.head(block)[0]
+        shares_N = margin_shares(
+            lambda z_ND: self.head(ZBlock.of_bags([bag], [z_ND]))[0],
+            block.emb_BND[0],
+            int(logits_C.argmax()),
+        )
+        return self._judged(logits_C, block), shares_N.clamp_min(0)
 
-        def logits_of(some_ND: Tensor) -> Tensor:
-            return self.head(ZBlock.of_bags([bag], [some_ND]))[0]
-
-        logits_C = logits_of(z_ND)
-        shares_N = margin_shares(logits_of, z_ND, int(logits_C.argmax()))
-        return logits_C, shares_N.clamp_min(0)
-
-    def _predict_picture(self, bag: Bag) -> tuple[Tensor, Tensor]:
+    def _predict_picture(self, bag: Bag) -> tuple[Judgement, Tensor]:
         picture, scale = slide_picture(bag, self.config.image_px)
         with torch.enable_grad():
             pixels = torch.from_numpy(picture[None]).to(self.encoder.scale).requires_grad_()
@@ -145,4 +158,4 @@ class GD(Method):
             (slope,) = torch.autograd.grad(margin(logits_C, top), pixels)
         slope_EE: Float32Array = slope[0].abs().sum(-1).float().cpu().numpy()
         score_N = torch.from_numpy(scale.share_by_cell(slope_EE, bag.grid.cells))
-        return logits_C.detach(), score_N
+        return Judgement(logits_C.detach().softmax(0).cpu().numpy(), None), score_N

@@ -155,7 +155,7 @@ class Method(nn.Module, ABC):
         """
         raise ConfigError(
             "the method learns from the labels of slides only; leave --annotations out, or train "
-            "with --method patchgd --set method.head=window"
+            "with --method patchgd or gd and --set method.head=window"
         )
 
     def _loss(self, logits_BC: Tensor, bags: Sequence[Bag]) -> Tensor:

@@ -28,6 +28,7 @@ from wsi_hr.models.encoder import Encoder, frozen
 from wsi_hr.models.heads import HEADS
 from wsi_hr.models.z_block import ZBlock
 from wsi_hr.slide_prediction import SlidePrediction
+from wsi_hr.store.jpeg_patches import join_patches
 
 # Letters: B slides, N patches of a slide, U units of Z (patches, or blocks of them), D embedding,
 # C classes; zeta inner steps per outer step, epsilon of them per update.
@@ -135,9 +136,6 @@ class PatchGD(PatchLearner):
             block = _block([units], [units.fill(self.encoder.embed_padded)[0]])
             return self._judged(self.head(block)[0], block)
 
-    def _judged(self, logits_C: Tensor, block: ZBlock) -> Judgement:
-        return Judgement(logits_C.softmax(0).cpu().numpy(), self._patch_probs(block))
-
     def _units(self, bag: Bag) -> Units:
         return Units(bag, self.encoder, self.config.block, self.pool)
 
@@ -180,8 +178,8 @@ class PatchGD(PatchLearner):
         self, units: Sequence[Units], z_BUD: list[Tensor], draws: Sequence[Int64Array]
     ) -> list[Tensor]:
         """Z with fresh vectors of the units drawn; they stay in it, detached, for later steps."""
-        pixels = [slide.read(draw) for slide, draw in zip(units, draws, strict=True)]
-        fresh_BKD = self.encoder(np.concatenate(pixels)).split([len(part) for part in pixels])
+        patches = [slide.read(draw) for slide, draw in zip(units, draws, strict=True)]
+        fresh_BKD = self.encoder(join_patches(patches)).split([len(part) for part in patches])
         mixed = []
         for number, (slide, draw) in enumerate(zip(units, draws, strict=True)):
             vectors, _ = slide.vectors(draw, fresh_BKD[number])

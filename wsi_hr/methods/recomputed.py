@@ -14,23 +14,23 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
-from wsi_hr.geometry import UInt8Array
 from wsi_hr.models.encoder import Encoder
+from wsi_hr.store.jpeg_patches import Patches
 
 # Letters: K patches, P patch edge, D embedding.
 
 
-def embed_checkpointed(encoder: Encoder, patches_KPP3: UInt8Array, num_chunks: int) -> Tensor:
+def embed_checkpointed(encoder: Encoder, patches_KPP3: Patches, num_chunks: int) -> Tensor:
     """Embed [K, D] in chunks, each of which is computed again when its gradient is asked.
 
     Randomness is replayed, so dropout is the same both times. Batch norm in train mode sees a chunk
     at a time, and counts it into its running statistics once.
     """
-    parts = np.array_split(patches_KPP3, min(num_chunks, len(patches_KPP3)))
+    parts = np.array_split(np.arange(len(patches_KPP3)), min(num_chunks, len(patches_KPP3)))
     embedded = [
         checkpoint(
             encoder,
-            part,
+            patches_KPP3[part[0] : part[-1] + 1],
             use_reentrant=False,
             preserve_rng_state=True,
             context_fn=lambda: (nullcontext(), _statistics_kept(encoder)),

@@ -15,14 +15,15 @@ from torch import Tensor
 
 from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.read_ahead import read_ahead
-from wsi_hr.geometry import Int64Array, UInt8Array
+from wsi_hr.geometry import Int64Array
 from wsi_hr.models.block_pool import BlockPool
 from wsi_hr.models.encoder import Encoder
+from wsi_hr.store.jpeg_patches import Patches
 
 # Letters: N patches, U units, K units or patches of a group, D embedding.
 
-Embed = Callable[[UInt8Array], Tensor]
-"""Pixels u8[K, P, P, 3] to embeddings [K, D]; with gradient or without, as its caller has it."""
+Embed = Callable[[Patches], Tensor]
+"""K patches to embeddings [K, D]; with gradient or without, as its caller has it."""
 
 
 class Units:
@@ -45,6 +46,7 @@ class Units:
         self.bag = bag
         self._encoder = encoder
         self._pool = pool
+        self._encoded = encoder.decodes
         edge = block or 1
         cells = bag.grid.cells.astype(np.int64) // edge
         self.shape = (-(-bag.grid.shape[0] // edge), -(-bag.grid.shape[1] // edge))
@@ -89,12 +91,12 @@ class Units:
             room = (room if at > first else self._encoder.chunk) - size
         return [*groups, units[first:]] if len(units) else []
 
-    def read(self, units: Int64Array) -> UInt8Array:
-        """Pixels u8[K, P, P, 3] of the patches of ``units``, unit by unit."""
-        return self.bag.read(self.patches(units))
+    def read(self, units: Int64Array) -> Patches:
+        """The patches of ``units``, unit by unit, as the encoder likes them best."""
+        return self.bag.fetch(self.patches(units), encoded=self._encoded)
 
-    def stream(self, groups: list[Int64Array]) -> Iterator[tuple[Int64Array, UInt8Array]]:
-        """Groups and the pixels of their patches, read ahead in the background."""
+    def stream(self, groups: list[Int64Array]) -> Iterator[tuple[Int64Array, Patches]]:
+        """Groups and their patches, read ahead in the background."""
         return read_ahead(self.read, groups)
 
     def vectors(self, units: Int64Array, emb_KD: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,15 +16,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
-from wsi_hr.bags.stream import pack
+from wsi_hr.bags.stream import pack, pack_encoded
 from wsi_hr.errors import ConfigError
 from wsi_hr.geometry import Int64Array, UInt8Array
 from wsi_hr.method_config import EncoderConfig
 from wsi_hr.models.encoder_cut import CutNet
 from wsi_hr.models.folded_net import FoldedNet, HandOver
 from wsi_hr.models.group_norm import to_group_norm
+from wsi_hr.models.jpeg_decoder import JpegDecoder, device_decoder
 from wsi_hr.models.scan_net import ScanNet
 from wsi_hr.models.upload import Upload
+from wsi_hr.store.jpeg_patches import JpegPatches, Patches
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class Encoder(nn.Module):
         chunk: int = 64,
         freeze_bn: bool = False,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        decode: Literal["auto", "cpu"] = "auto",
         compiled: bool = False,
     ) -> None:
         super().__init__()
@@ -77,6 +80,9 @@ class Encoder(nn.Module):
         self._folded_net: FoldedNet | None = None
         self._learns_folded = False
         self._upload: Upload | None = None
+        self._decode = decode
+        self._decoder: JpegDecoder | None = None
+        self._decoder_sought_on: torch.device | None = None
         std_3 = torch.tensor(std, dtype=torch.float32)
         # in the checkpoint too: a model keeps the normalisation it learned with, whatever timm says
         self.register_buffer("scale", 1 / (255 * std_3))
@@ -111,16 +117,31 @@ class Encoder(nn.Module):
             return self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         return self.precision == "bfloat16"
 
-    def forward(self, patches_KPP3: UInt8Array | Tensor, reduce: int = 1) -> Tensor:
+    @property
+    def decodes(self) -> bool:
+        """Whether it is better given JPEG streams than pixels, see ``Bag.fetch``."""
+        if self._decoder_sought_on != self.device:
+            self._decoder = device_decoder(self.device) if self._decode == "auto" else None
+            self._decoder_sought_on = self.device
+        return self._decoder is not None
+
+    @property
+    def jpeg_decoder(self) -> str:
+        """Who decodes patches, for a record of where their pixels came from."""
+        return "nvjpeg" if self.decodes else "libjpeg-turbo"
+
+    def forward(self, patches_KPP3: Patches | Tensor, reduce: int = 1) -> Tensor:
         """Embed u8[K, P, P, 3] -> float[K, D].
 
         In eval mode without gradient the network is the one of the scan: the same function, batch
         norms folded into convolutions.
 
         Args:
-            patches_KPP3: pixels, on any device.
+            patches_KPP3: pixels, on any device; or JPEG streams, where it :attr:`decodes`.
             reduce: px of a patch, per axis, that are averaged into one before.
         """
+        if isinstance(patches_KPP3, JpegPatches):
+            patches_KPP3 = self._decoded(patches_KPP3)
         x = torch.as_tensor(patches_KPP3).to(self.device)
         # NHWC bytes seen as NCHW are already in channels_last order: no copy before the cast
         x = x.permute(0, 3, 1, 2).to(self.scale.dtype)
@@ -166,19 +187,18 @@ class Encoder(nn.Module):
             self._scan_net = ScanNet(self.net, compiled=self._compiled)
         return self._scan_net(x)
 
-    def embed_padded(self, patches_KPP3: UInt8Array, reduce: int = 1) -> Tensor:
+    def _decoded(self, patches: JpegPatches) -> Tensor:
+        assert self._decoder is not None, "streams are for those that said they decode"
+        return self._decoder(patches)
+
+    def embed_padded(self, patches_KPP3: Patches, reduce: int = 1) -> Tensor:
         """Embed patches ``chunk`` at a time, always that many; the padding is cut off again."""
         num = len(patches_KPP3)
         more = {} if reduce == 1 else {"reduce": reduce}
-        if self._upload is None or self._upload.device != self.device:
-            self._upload = Upload(self.device)
         while True:
             try:
                 parts = [
-                    self(
-                        self._upload(_padded(patches_KPP3[first : first + self.chunk], self.chunk)),
-                        **more,
-                    )
+                    self(self._chunk_there(patches_KPP3[first : first + self.chunk]), **more)
                     for first in range(0, max(num, 1), self.chunk)
                 ]
                 return torch.cat(parts)[:num]
@@ -191,6 +211,15 @@ class Encoder(nn.Module):
                     2 * self.chunk,
                     self.chunk,
                 )
+
+    def _chunk_there(self, patches_KPP3: Patches) -> Tensor:
+        """Pixels u8[chunk, P, P, 3] on the device, black beyond the patches given."""
+        if isinstance(patches_KPP3, JpegPatches):
+            padding = (0, 0, 0, 0, 0, 0, 0, self.chunk - len(patches_KPP3))
+            return nn.functional.pad(self._decoded(patches_KPP3), padding)
+        if self._upload is None or self._upload.device != self.device:
+            self._upload = Upload(self.device)
+        return self._upload(_padded(patches_KPP3, self.chunk))
 
 
 def _padded(patches_KPP3: UInt8Array, chunk: int) -> UInt8Array:
@@ -233,7 +262,8 @@ def embed_packed(
         The number of a bag, positions i64[K] in it, and their embeddings [K, D]; one bag after the
         other, in order.
     """
-    for pieces, patches in pack(bags, encoder.chunk, wanted):
+    packed = pack_encoded if encoder.decodes else pack
+    for pieces, patches in packed(bags, encoder.chunk, wanted):
         with frozen(encoder):
             embedded = encoder.embed_padded(patches, reduce)
         parts = embedded.split([len(piece.positions) for piece in pieces])
@@ -271,6 +301,7 @@ def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = 
         chunk=config.chunk,
         freeze_bn=config.freeze_bn,
         precision=config.precision,
+        decode=config.decode,
         compiled=config.compile,
     )
 

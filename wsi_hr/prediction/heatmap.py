@@ -5,20 +5,15 @@ Array letters: N patches; H, W px of the map (the slide's part of the picture).
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
+from PIL import Image
 
-from wsi_hr import __version__
 from wsi_hr.geometry import Float32Array, Int32Array, Size, UInt8Array, patch_boxes
-from wsi_hr.runtime import atomic_path
+from wsi_hr.prediction.legend import RESEARCH_USE, MapPicture, printable
 from wsi_hr.slide_prediction import Role, SlidePrediction
-
-RESEARCH_USE = "For Research Use Only. Not for use in diagnostic procedures."
 
 # Eight evenly spaced colours of viridis (public domain, CC0): dark violet over teal to yellow.
 # Lightness rises all the way, so the order survives colour blindness and a grey printer.
@@ -45,14 +40,7 @@ _MEANING = {
     Role.SALIENT: "salient: the model's first choice",
     Role.SUB_SALIENT: "sub-salient: its second choice",
 }
-
-# The legend is sized by the picture's longest edge, so that it fits whatever that edge is.
-_EDGE_PER_EM = 80  # longest edge over the height of a letter
 _LEGEND_ROWS = 8
-_LONGEST_TEXT = 300  # characters that are considered for one row; far more than fit
-
-
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the latter where Pillow lacks FreeType
 
 
 class Box(NamedTuple):
@@ -90,7 +78,8 @@ def draw_heatmap(
         max_px: longest edge of the picture, px.
 
     Returns:
-        RGB picture; its ``info`` holds the texts that :func:`save_heatmap` writes.
+        RGB picture; its ``info`` holds the texts that
+        :func:`~wsi_hr.prediction.legend.save_picture` writes.
 
     Raises:
         ValueError: a visited patch's score is not a finite number.
@@ -98,50 +87,30 @@ def draw_heatmap(
     visited = prediction.role != Role.NOT_VISITED
     if not np.isfinite(prediction.saliency[visited]).all():
         raise ValueError(f"{prediction.slide_id}: a saliency score is not a finite number")
-    em_px = max(1, max_px // _EDGE_PER_EM)
-    row_px = em_px * 3 // 2
-    legend_px = row_px * _LEGEND_ROWS + em_px
-    height, width = thumbnail.shape[:2]
-    scale = min(max_px / width, (max_px - legend_px) / height)
-    map_size = Size(max(1, round(width * scale)), max(1, round(height * scale)))
-
-    below = Image.fromarray(thumbnail).resize(map_size, Image.Resampling.BICUBIC)
-    boxes = patch_boxes(prediction.grid, level0_size, map_size)
-    pixels = _fill(np.array(below), boxes, _rank(prediction.saliency, visited))
+    picture = MapPicture(thumbnail, max_px=max_px, num_rows=_LEGEND_ROWS)
+    boxes = patch_boxes(prediction.grid, level0_size, picture.map_size)
+    pixels = _fill(picture.below, boxes, _rank(prediction.saliency, visited))
     for role, colour in OUTLINES.items():  # the salient ones last, on top
         _outline(pixels, boxes[prediction.positions(role)], colour)
 
-    picture = Image.new("RGB", (max(map_size.w, max_px // 2), map_size.h + legend_px), _WHITE)
-    picture.paste(Image.fromarray(pixels), (0, 0))
     title, slide_id = printable(title), printable(prediction.slide_id)
     probability = f"probability {float(prediction.probs.max()):.3f}"
-    legend = _Legend(picture, top_px=map_size.h, em_px=em_px, row_px=row_px)
-    legend.headline(title)
-    legend.text(f"slide {slide_id}")
-    legend.text(probability)
-    legend.colour_scale("lowest to highest rank of saliency in this slide")
+    picture.headline(title)
+    picture.text(f"slide {slide_id}")
+    picture.text(probability)
+    meaning = "lowest to highest rank of saliency in this slide"
+    picture.sample(_scale(picture.em_px), meaning)
     for role, what in _MEANING.items():
-        legend.outline(OUTLINES[role], f"{what} ({len(prediction.positions(role))})")
-    legend.text("bare: not visited, or no tissue")
-    legend.text(RESEARCH_USE)
-    picture.info = {
-        "Title": f"{slide_id}: {title}",
-        "Description": f"slide {slide_id}; {title}; {probability}; "
+        sample = _outlined(picture.em_px, OUTLINES[role])
+        picture.sample(sample, f"{what} ({len(prediction.positions(role))})")
+    picture.text("bare: not visited, or no tissue")
+    picture.text(RESEARCH_USE)
+    return picture.finished(
+        pixels,
+        title=f"{slide_id}: {title}",
+        description=f"slide {slide_id}; {title}; {probability}; "
         "fill: rank of saliency in this slide",
-        "Disclaimer": RESEARCH_USE,
-        "Software": f"wsi-hr {__version__}",
-    }
-    return picture
-
-
-def save_heatmap(image: Image.Image, path: Path) -> None:
-    """Write ``image`` as PNG, whole or not at all, with its ``info`` texts as PNG text chunks."""
-    texts = PngInfo()
-    for key, value in image.info.items():
-        if isinstance(key, str) and isinstance(value, str):
-            texts.add_itxt(key, value)
-    with atomic_path(path) as tmp:
-        image.save(tmp, format="PNG", pnginfo=texts)
+    )
 
 
 def colour_of(values: Float32Array) -> Float32Array:
@@ -149,11 +118,6 @@ def colour_of(values: Float32Array) -> Float32Array:
     at = np.linspace(0, 1, len(_ANCHORS))
     channels = [np.interp(values, at, _ANCHORS[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=-1).astype(np.float32)
-
-
-def printable(text: str) -> str:
-    """``text`` with everything that does not print (control, surrogate, bidi) shown as U+FFFD."""
-    return "".join(mark if mark.isprintable() else "\ufffd" for mark in text)
 
 
 def _rank(saliency: Float32Array, visited: npt.NDArray[np.bool_]) -> Float32Array:
@@ -212,58 +176,18 @@ def _frame(pixels: UInt8Array, box: Box, thickness: int, colour: tuple[int, int,
     pixels[top:bottom, max(left, right - thickness) : right] = colour
 
 
-class _Legend:
-    """Writes rows from top to bottom, each shortened in its middle to fit the picture's width."""
-
-    def __init__(self, picture: Image.Image, *, top_px: int, em_px: int, row_px: int) -> None:
-        self._picture = picture
-        self._em = em_px
-        self._row = row_px
-        self._top = top_px + em_px // 2
-
-    def headline(self, text: str) -> None:
-        """Write a row in larger letters."""
-        self._write(text, self._em, ImageFont.load_default(self._em * 5 // 4))
-
-    def text(self, text: str) -> None:
-        """Write a row."""
-        self._write(text, self._em, ImageFont.load_default(self._em))
-
-    def colour_scale(self, meaning: str) -> None:
-        """Write the colours as they come out over white, lowest first, and what they stand for."""
-        white = np.full((self._em, 8 * self._em, 3), 255, dtype=np.uint8)
-        values = np.linspace(0, 1, white.shape[1], dtype=np.float32)
-        self._sample(_blend(white, np.broadcast_to(values, white.shape[:2])), meaning)
-
-    def outline(self, colour: tuple[int, int, int], meaning: str) -> None:
-        """Write an outlined square and what it stands for."""
-        square = _blend(
-            np.full((self._em, self._em, 3), 255, dtype=np.uint8),
-            np.full((self._em, self._em), 0.75, dtype=np.float32),
-        )
-        _outline(square, np.array([[0, 0, self._em, self._em]], dtype=np.int32), colour)
-        self._sample(square, meaning)
-
-    def _sample(self, pixels: UInt8Array, meaning: str) -> None:
-        place = (self._em, self._top + (self._row - self._em) // 2)
-        self._picture.paste(Image.fromarray(pixels), place)
-        left = 2 * self._em + pixels.shape[1]
-        self._write(meaning, left, ImageFont.load_default(self._em))
-
-    def _write(self, text: str, left: int, font: _Font) -> None:
-        room = self._picture.width - left - self._em
-        middle = self._top + self._row / 2
-        draw = ImageDraw.Draw(self._picture)
-        draw.text((left, middle), _shorten(text, font, room), (0, 0, 0), font, anchor="lm")
-        self._top += self._row
+def _scale(em_px: int) -> UInt8Array:
+    """The colours as they come out over white, lowest first."""
+    white = np.full((em_px, 8 * em_px, 3), 255, dtype=np.uint8)
+    values = np.linspace(0, 1, white.shape[1], dtype=np.float32)
+    return _blend(white, np.broadcast_to(values, white.shape[:2]))
 
 
-def _shorten(text: str, font: _Font, room_px: float) -> str:
-    """``text``, or as much of its two ends as fits ``room_px``, with an ellipsis between."""
-    if len(text) <= _LONGEST_TEXT and font.getlength(text) <= room_px:
-        return text
-    for kept in range(min(len(text), _LONGEST_TEXT), 1, -2):
-        shorter = f"{text[: kept // 2]}...{text[-(kept // 2) :]}"
-        if font.getlength(shorter) <= room_px:
-            return shorter
-    return ""
+def _outlined(em_px: int, colour: tuple[int, int, int]) -> UInt8Array:
+    """A square with an outline."""
+    square = _blend(
+        np.full((em_px, em_px, 3), 255, dtype=np.uint8),
+        np.full((em_px, em_px), 0.75, dtype=np.float32),
+    )
+    _outline(square, np.array([[0, 0, em_px, em_px]], dtype=np.int32), colour)
+    return square

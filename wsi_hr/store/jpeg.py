@@ -35,6 +35,17 @@ def encode_jpeg(pixels: UInt8Array, *, quality: int, subsampling: Subsampling) -
     )
 
 
+def holds_ycbcr(stream: bytes) -> bool:
+    """Whether a stream holds YCbCr, as nearly all do, and so means the same to every decoder.
+
+    Others hold RGB and say so in Adobe's marker (APP14), which some decoders do not read; or grey.
+
+    Raises:
+        ValueError: not a JPEG.
+    """
+    return simplejpeg.decode_jpeg_header(stream)[2] == "YCbCr"
+
+
 def decode_jpeg_into(stream: bytes, out: UInt8Array) -> None:
     """Decode ``stream`` into ``out``, a contiguous u8[h, w, 3].
 

@@ -55,12 +55,15 @@ class PatchArray:
         for task in tasks:
             task.result()
 
-    def stored_bytes(self, patch: int) -> bytes:
-        """The bytes of patch ``patch`` (0..N-1) as they were encoded, checked and not decoded.
+    def stored_bytes(self, indices: Sequence[int]) -> list[bytes]:
+        """The bytes of patches (each in 0..N-1) as they were encoded, checked and not decoded.
 
         Raises:
             StoreError: naming the patch and the file that is damaged.
         """
+        return [self._stored(patch) for patch in indices]
+
+    def _stored(self, patch: int) -> bytes:
         shard, slot = divmod(patch, self.layout.num_slots)
         file = self._shards[shard]
         try:

@@ -16,6 +16,7 @@ from wsi_hr.errors import StoreError
 from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, Size, TissueMask, UInt8Array
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.store.arrays import ATTRIBUTES_KEY, read_small_array
+from wsi_hr.store.jpeg_patches import JpegPatches
 from wsi_hr.store.layout import parse_layout
 from wsi_hr.store.manifest import (
     SCHEMA_VERSION,
@@ -183,12 +184,7 @@ class PatchStore:
             StoreError: a patch is damaged, or the slide did not give it (``valid`` is False); or
                 the store is virtual, and nobody reads its slide.
         """
-        if indices.dtype.kind not in "iu" or indices.ndim != 1:
-            raise IndexError(f"expected whole numbers i64[K], got {indices.dtype}{indices.shape}")
-        wanted: list[int] = indices.tolist()
-        # One at a time: for the single patch of a random read, numpy's reductions cost more.
-        for patch in wanted:
-            self._check_readable(patch)
+        wanted = self._readable(indices)
         if self._pixels is None:
             raise StoreError(
                 f"{self.path}: holds no pixels, they are in its slide {self.info.source_path}; "
@@ -204,18 +200,29 @@ class PatchStore:
         """Whether patches lie in the store as JPEG streams, see :meth:`read_jpeg`."""
         return self._patches is not None and self._patches.layout.codec.name != "raw"
 
-    def read_jpeg(self, patch: int) -> bytes:
-        """The JPEG stream of patch ``patch``, as it lies in the store.
+    def read_jpeg(self, indices: Int64Array) -> JpegPatches:
+        """Patches ``indices`` i64[K] as JPEG streams, as they lie in the store.
 
         Raises:
-            IndexError: there is no such patch.
-            StoreError: it is damaged, or the slide did not give it (``valid`` is False).
+            IndexError: there is no such patch, or ``indices`` are not whole numbers.
+            StoreError: one is damaged, or the slide did not give it (``valid`` is False).
             ValueError: the store holds no JPEG.
         """
         if self._patches is None or not self.holds_jpeg:
             raise ValueError(f"{self.path}: holds no JPEG")
-        self._check_readable(patch)
-        return self._patches.stored_bytes(patch)
+        wanted = self._readable(indices)
+        streams = self._patches.stored_bytes(wanted)
+        origins = tuple((str(self.path), patch) for patch in wanted)
+        return JpegPatches(tuple(streams), origins, self.info.tile.patch_size)
+
+    def _readable(self, indices: Int64Array) -> list[int]:
+        if indices.dtype.kind not in "iu" or indices.ndim != 1:
+            raise IndexError(f"expected whole numbers i64[K], got {indices.dtype}{indices.shape}")
+        wanted: list[int] = indices.tolist()
+        # One at a time: for the single patch of a random read, numpy's reductions cost more.
+        for patch in wanted:
+            self._check_readable(patch)
+        return wanted
 
     def _check_readable(self, patch: int) -> None:
         if not 0 <= patch < self._num_patches:

@@ -58,17 +58,19 @@ class RemotePatches:
         else:
             list(_decoders.get().map(decode, range(len(indices))))
 
-    def stored_bytes(self, patch: int) -> bytes:
-        """The bytes of patch ``patch`` (0..N-1) as they were encoded, checked and not decoded.
+    def stored_bytes(self, indices: Sequence[int]) -> list[bytes]:
+        """The bytes of patches (each in 0..N-1) as they were encoded, checked and not decoded.
 
         Raises:
             StoreError: naming the file that is damaged or cannot be reached.
         """
-        (chunk,) = self._chunks([patch])
-        try:
-            return unseal(chunk)
-        except ValueError as cause:
-            raise self._damaged(patch, cause) from cause
+        stored = []
+        for patch, chunk in zip(indices, self._chunks(indices), strict=True):
+            try:
+                stored.append(unseal(chunk))
+            except ValueError as cause:
+                raise self._damaged(patch, cause) from cause
+        return stored
 
     def _chunks(self, indices: Sequence[int]) -> list[bytes]:
         """The sealed chunks of patches, in the order of ``indices``."""

@@ -19,6 +19,8 @@ from wsi_hr.bags.bag_set import BagSet
 from wsi_hr.config import Config
 from wsi_hr.errors import CheckpointError, TrainingError
 from wsi_hr.geometry import Float32Array, Int64Array
+from wsi_hr.method_config import DenseConfig
+from wsi_hr.methods.dense import patch_loss
 from wsi_hr.methods.method import Method, NoMemory, SlideMemory, StepContext
 from wsi_hr.runtime import rng_for, seed_for, write_text_atomic
 from wsi_hr.training.checkpoint import (
@@ -38,6 +40,7 @@ LAST = "last.safetensors"
 METRICS = "metrics.jsonl"
 KEPT = "kept"
 
+_LEAST_PROB = 1e-12  # of the class that is true, for its logarithm
 _WAY_OUT = (
     "the last good checkpoint is kept. Lower train.lr or set train.clip_norm, and train into "
     "another folder"
@@ -125,7 +128,7 @@ def fit(
             ),
         }
         with update.judged():
-            judged = evaluate(method, data, data.val)
+            judged = evaluate(method, data, data.val, config.dense)
             _require_finite(method, epoch)
         row |= {f"val_{name}": value for name, value in judged.items()}
         if "val_patch_loss" in row:
@@ -173,15 +176,19 @@ def best_epoch(history: Sequence[dict[str, float]]) -> int:
     return int(min(history, key=lambda row: row.get("val_total_loss", row["val_loss"]))["epoch"])
 
 
-def evaluate(method: Method, data: TrainingSet, slide_ids: Sequence[str]) -> dict[str, float]:
+def evaluate(
+    method: Method, data: TrainingSet, slide_ids: Sequence[str], dense: DenseConfig
+) -> dict[str, float]:
     """Metrics of the method as it is on these slides; empty for no slides.
 
     Those of patches, where the method learned their classes and they are known, begin with
-    ``patch_``, and are over the patches of all slides together.
+    ``patch_``. Their loss is the one that is learned from, with every class counting as ``dense``
+    has it; the others are over the patches of all slides together.
     """
     if not slide_ids:
         return {}
     slides: list[Float32Array] = []
+    losses: list[float] = []
     patches: list[Float32Array] = []
     patch_labels: list[Int64Array] = []
     for slide_id in slide_ids:
@@ -190,6 +197,8 @@ def evaluate(method: Method, data: TrainingSet, slide_ids: Sequence[str]) -> dic
         slides.append(prediction.probs)
         if prediction.patch_probs is not None and bag.patch_labels is not None:
             known = bag.patch_labels >= 0
+            log_NK = torch.from_numpy(prediction.patch_probs).double().clamp_min(_LEAST_PROB).log()
+            losses.append(float(patch_loss(log_NK[None], [bag], balanced=dense.balanced)))
             patches.append(prediction.patch_probs[known])
             patch_labels.append(bag.patch_labels[known])
     for probs in (*slides, *patches):
@@ -199,6 +208,7 @@ def evaluate(method: Method, data: TrainingSet, slide_ids: Sequence[str]) -> dic
     if any(map(len, patch_labels)):
         of_patches = slide_metrics(np.concatenate(patches), np.concatenate(patch_labels))
         metrics |= {f"patch_{name}": value for name, value in of_patches.items()}
+        metrics["patch_loss"] = math.fsum(losses) / len(slide_ids)
     return metrics
 
 
