@@ -140,7 +140,8 @@ class ABMIL(Method):
     def _made_from(self, everything: Bag) -> bytes:
         """What features depend on: the encoder, and which patches they are of."""
         if self._encoder_digest is None:
-            digest = hashlib.sha256(f"{self.encoder.chunk} {self.config.features}".encode())
+            facts = (self.encoder.chunk, self.config.features, self.encoder.decodes)
+            digest = hashlib.sha256(repr(facts).encode())
             for name, tensor in sorted(self.encoder.state_dict().items()):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
