@@ -64,6 +64,10 @@ Mpp = Annotated[
         show_default="0.5",
     ),
 ]
+ScaleOfStore = Annotated[
+    float | None,
+    typer.Option(help="Which scale of the store, if it has several.", show_default="its first"),
+]
 PatchSize = Annotated[
     int | None, typer.Option(help="Patch edge in pixels at that mpp.", show_default="256")
 ]
@@ -225,13 +229,14 @@ def export(
             "--format", help="clam or trident: coordinates; webdataset, png or jpeg: pixels."
         ),
     ],
+    mpp: ScaleOfStore = None,
 ) -> None:
     """Write patches as files of other programs; what is there already is kept."""
     from pipelines.export import EXPORT_FILE, export_stage
     from wsi_hr.remote import place
 
     console = _stdout()
-    rows = export_stage(place(store), out, form, console=console)
+    rows = export_stage(place(store), out, form, mpp=mpp, console=console)
     _finish(rows, out / EXPORT_FILE, console)
 
 
@@ -241,10 +246,7 @@ def sample(
     out: Annotated[Path, typer.Option("-o", "--output", help="Folder for tables and pictures.")],
     sampler: SamplerName = None,
     epoch: Annotated[int, typer.Option(help="Which epoch, counted from 0.", min=0)] = 0,
-    mpp: Annotated[
-        float | None,
-        typer.Option(help="Which scale of the store, if it has several.", show_default="its first"),
-    ] = None,
+    mpp: ScaleOfStore = None,
     seed: Seed = None,
     recipe: Recipe = None,
     assignments: Assignments = None,
@@ -287,10 +289,7 @@ def train(
         Path | None,
         typer.Option(help="Folder of polygons: SLIDE_ID.geojson or .json (QuPath), .xml (ASAP)."),
     ] = None,
-    mpp: Annotated[
-        float | None,
-        typer.Option(help="Which scale of the store, if it has several.", show_default="its first"),
-    ] = None,
+    mpp: ScaleOfStore = None,
     device: Device = None,
     seed: Seed = None,
     recipe: Recipe = None,
