@@ -38,10 +38,12 @@ class Where:
     Attributes:
         workers: tasks at a time on this machine; a cluster's workers have their own number.
         scheduler: address or scheduler file of a dask cluster; None: this machine.
+        threads: a task takes so many of those of a cluster's worker.
     """
 
     workers: int
     scheduler: str | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,13 @@ class Shared:
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a worker is told of a run: its name, and how to know that it fits the run."""
+    """What a worker is told of a run: its name, and how to know that it fits the run.
+
+    ``threads`` are those that a task takes.
+    """
 
     run: str
+    threads: int
     version: str
     lock: str
     holder: str
@@ -76,9 +82,31 @@ def num_slots(where: Where) -> int:
     """
     if where.scheduler is None:
         return where.workers
+    return max(1, sum(threads // where.threads for threads in _threads_of(where.scheduler)))
+
+
+def most_threads(scheduler: str, num_tasks: int) -> int:
+    """Threads that each of ``num_tasks`` may take of its worker, for all to be done at once.
+
+    Where there are more tasks than threads it is 1.
+
+    Raises:
+        ConfigError: the cluster cannot be used.
+    """
+    found = _threads_of(scheduler)
+    fitting = (
+        each
+        for each in range(1, min(found) + 1)
+        if sum(threads // each for threads in found) >= num_tasks
+    )
+    return max(fitting, default=1)
+
+
+def _threads_of(scheduler: str) -> list[int]:
+    """The threads of every worker that a cluster has now, one worker at least."""
     _quiet("distributed")
-    with _connect(where.scheduler) as client:
-        return max(1, sum(cast(dict[str, int], client.nthreads()).values()))
+    with _connect(scheduler) as client:
+        return list(cast(dict[str, int], client.nthreads()).values())
 
 
 @contextmanager
@@ -144,7 +172,7 @@ def _connect(scheduler: str) -> Client:
     return client
 
 
-def issue(client: Client, run: str, scheduler: str, shared: Shared) -> Ticket:
+def issue(client: Client, run: str, where: Where, shared: Shared) -> Ticket:
     """A ticket that every worker there is now fits.
 
     Raises:
@@ -156,12 +184,17 @@ def issue(client: Client, run: str, scheduler: str, shared: Shared) -> Ticket:
         if version != __version__:
             said = version if isinstance(version, str) else "none, or one that is too old"
             raise ConfigError(
-                f"--scheduler {scheduler}: {node} has another wsi-hr ({said}) than this machine "
-                f"({__version__}); install the same version everywhere"
+                f"--scheduler {where.scheduler}: {node} has another wsi-hr ({said}) than this "
+                f"machine ({__version__}); install the same version everywhere"
             )
     lock = shared.lock.absolute()
     ticket = Ticket(
-        run, __version__, str(lock), lock.read_text(encoding="utf-8"), str(shared.slide.absolute())
+        run=run,
+        threads=where.threads,
+        version=__version__,
+        lock=str(lock),
+        holder=lock.read_text(encoding="utf-8"),
+        slide=str(shared.slide.absolute()),
     )
     until = time.monotonic() + _SEEN_WITHIN_S
     while True:
@@ -169,7 +202,7 @@ def issue(client: Client, run: str, scheduler: str, shared: Shared) -> Ticket:
         if not problems:
             return ticket
         if time.monotonic() > until:
-            raise ConfigError(f"--scheduler {scheduler}: {problems[0]}")
+            raise ConfigError(f"--scheduler {where.scheduler}: {problems[0]}")
         time.sleep(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -16,7 +17,7 @@ from wsi_hr.cohort.table import write_table
 from wsi_hr.errors import ConfigError, StoreError
 from wsi_hr.exchange.export import FORMATS, export_store
 from wsi_hr.remote import Place
-from wsi_hr.store.patch_store import STORE_SUFFIX
+from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
 
 EXPORT_FILE = "export.csv"
 EXPORT_COLUMNS = ("slide_id", "output", "status", "reason", "num_patches")
@@ -26,6 +27,7 @@ class ExportSettings(BaseModel):
     """What is asked of an export, for its run record."""
 
     format: str
+    mpp: float | None
 
 
 def export_stage(
@@ -33,6 +35,7 @@ def export_stage(
     out: Path,
     form: str,
     *,
+    mpp: float | None = None,
     console: Console | None = None,
 ) -> list[dict[str, str]]:
     """Export every slide of a store folder; what is there already, from the same store, is kept.
@@ -41,33 +44,38 @@ def export_stage(
         store: folder of stores, or one slide's ``.zarr``.
         out: output folder; it gets ``export.csv`` and ``run.json`` too.
         form: one of :data:`wsi_hr.exchange.export.FORMATS`.
+        mpp: which scale of the stores; None: their first.
         console: where progress is shown; None: nowhere.
 
     Returns:
-        One row per store (:data:`EXPORT_COLUMNS`) by slide id, with status ``done`` or ``failed``.
+        One row per store (:data:`EXPORT_COLUMNS`) by slide id, with status ``done``, ``skipped``
+        (no patch of the slide is of that scale) or ``failed``.
 
     Raises:
-        WsiHrError: nothing can be done at all: an unknown form, no stores, another run in the
-            output folder, or one that is itself what is read.
+        WsiHrError: nothing can be done at all: an unknown form, no stores, or none of that scale,
+            another run in the output folder, or one that is itself what is read.
         OSError: the disk does not take it; what was finished is kept by the next run.
     """
     if form not in FORMATS:
         raise ConfigError(f"--format {form}: choose one of {', '.join(FORMATS)}")
     if store.suffix == STORE_SUFFIX:
-        slide_ids, bags = [store.name.removesuffix(STORE_SUFFIX)], BagSet(store.parent)
+        slide_ids, folder = [store.name.removesuffix(STORE_SUFFIX)], store.parent
     else:
-        slide_ids, bags = stored_slides(store), BagSet(store)
+        slide_ids, folder = stored_slides(store), store
+    bags = BagSet(folder, mpp=mpp)
     if not slide_ids or not bags.folder.is_dir():
         raise StoreError(f"{store}: no patch store there; give the folder that wsi-hr tile wrote")
     if out.resolve() in (store.resolve(), bags.folder.resolve()):
         raise ConfigError(f"{out}: is what is read here; choose a folder of its own")
-    record = RunRecord("export", ExportSettings(format=form))
+    if mpp is not None:
+        _require_scale(bags, slide_ids, mpp)
+    record = RunRecord("export", ExportSettings(format=form, mpp=mpp))
     rows: list[dict[str, str]] = []
     with run_lock(out):
         try:
             with progress_bar(console, "exporting", len(slide_ids)) as advance:
                 for slide_id in slide_ids:
-                    rows.append(_export_one(bags, slide_id, out, form))
+                    rows.append(_export_one(bags, slide_id, out, form, mpp))
                     advance(1, slide_id)
         finally:
             write_table(out / EXPORT_FILE, EXPORT_COLUMNS, rows)
@@ -75,10 +83,41 @@ def export_stage(
     return rows
 
 
-def _export_one(bags: BagSet, slide_id: str, out: Path, form: str) -> dict[str, str]:
+def _require_scale(bags: BagSet, slide_ids: Sequence[str], mpp: float) -> None:
+    """Make sure that the stores were cut at a scale, as far as the first that can be read tells.
+
+    Raises:
+        ConfigError: they were not.
+    """
+    for slide_id in slide_ids:
+        try:
+            found = bags.store(slide_id)
+        except StoreError:
+            continue  # its row will say so
+        if mpp not in found.info.asked.scales:
+            raise ConfigError(f"--mpp {mpp:g}: {_other_scales(found)}")
+        return
+
+
+def _other_scales(store: PatchStore) -> str:
+    scales = " and ".join(f"{scale:g}" for scale in store.info.asked.scales)
+    return (
+        f"{store.path} was not cut at that scale, but at {scales} um/px; choose one of these, or "
+        "tile with several, as in wsi-hr tile --mpp 0.5,1.0"
+    )
+
+
+def _export_one(
+    bags: BagSet, slide_id: str, out: Path, form: str, mpp: float | None
+) -> dict[str, str]:
     row = {"slide_id": slide_id, "output": "", "status": "failed", "reason": "", "num_patches": "0"}
     try:
         store = bags.store(slide_id)
+        if mpp is not None and mpp not in store.info.asked.scales:
+            return {**row, "reason": _other_scales(store)}
+        if mpp is not None and mpp != store.info.tile.mpp:
+            reason = f"its tissue is too little for a patch at {mpp:g} um/px"
+            return {**row, "status": "skipped", "reason": reason}
         exported = export_store(store, out, form)
     except StoreError as error:
         return {**row, "reason": str(error)}

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.cluster import Shared, Ticket, Where, asked_workers, issue, misfit, open_client
+from pipelines.worker_threads import WorkerThreads
 from wsi_hr.errors import ConfigError, WsiHrError
 from wsi_hr.slides.isolate import stop_isolated
 
@@ -35,6 +36,7 @@ _POLL_S = 0.1
 _interrupted = threading.Event()  # read by the tasks of this process; dask cannot carry it to them
 _active: Counter[str] = Counter()  # tasks of each run at work in this process
 _active_lock = threading.Lock()
+_threads = WorkerThreads()  # of this process, where it is a cluster's worker
 
 
 class TaskContext:
@@ -57,6 +59,11 @@ class TaskContext:
             return True
         task = self._worker.state.tasks.get(self._key)
         return task is None or task.state == "cancelled"
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that the worker was started with."""
+        return self._worker.state.nthreads
 
     def report(self, slide_id: str, done: int, total: int) -> None:
         """Tell how far a slide has come."""
@@ -98,7 +105,7 @@ def run_tasks(
     _interrupted.clear()
     run = f"wsi-hr-{uuid.uuid4().hex}"
     with open_client(where, min(where.workers, len(jobs))) as client:
-        ticket = None if where.scheduler is None else issue(client, run, where.scheduler, shared)
+        ticket = None if where.scheduler is None else issue(client, run, where, shared)
         client.subscribe_topic(run, lambda event: on_progress(*event[1]))
         futures: list[Future] = client.map(
             _run_task,
@@ -130,12 +137,20 @@ def _run_task(job: J, task: Callable[[J, TaskContext], R], run: str, ticket: Tic
     """Do one job on a worker.
 
     Raises:
+        CancelledError: the run ended before the worker had threads for the job.
         ConfigError: this worker does not fit the run; it may have come late.
     """
-    problem = misfit(ticket) if ticket is not None else ""
+    context = TaskContext(run)
+    if ticket is None:
+        return _counted(task, job, context, run)
+    problem = misfit(ticket)
     if problem:
         raise ConfigError(problem)
-    context = TaskContext(run)
+    with _threads.taken(ticket.threads, context.num_threads, context.cancelled):
+        return _counted(task, job, context, run)
+
+
+def _counted(task: Callable[[J, TaskContext], R], job: J, context: TaskContext, run: str) -> R:
     with _active_lock:
         _active[run] += 1
     try:

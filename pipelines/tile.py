@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.cluster import Where
+from pipelines.cluster import Where, most_threads
 from pipelines.contact_sheet import SHEET, write_contact_sheets
 from pipelines.disk import require_room
 from pipelines.lock import run_lock
@@ -143,13 +143,18 @@ def tile_stage(
 def shared_out(jobs: Sequence[TileJob], where: Where) -> tuple[list[TileJob], Where]:
     """The jobs with their threads, and how many of them at a time: together, all cores.
 
-    On a cluster, a slide gets one of the threads its worker was started with.
+    On a cluster, slides that are fewer than its workers' threads get several of those each.
+
+    Raises:
+        ConfigError: the cluster cannot be used.
     """
-    if where.scheduler is not None:
-        return list(jobs), where
-    at_a_time = max(1, min(where.workers, len(jobs)))
-    threads = max(1, num_usable_cores() // at_a_time)
-    return [replace(job, threads=threads) for job in jobs], Where(at_a_time)
+    if where.scheduler is None:
+        at_a_time = max(1, min(where.workers, len(jobs)))
+        threads, where = max(1, num_usable_cores() // at_a_time), Where(at_a_time)
+    else:
+        threads = most_threads(where.scheduler, len(jobs)) if jobs else 1
+        where = replace(where, threads=threads)
+    return [replace(job, threads=threads) for job in jobs], where
 
 
 def where_to_work(workers: int | None, scheduler: str | None) -> Where:

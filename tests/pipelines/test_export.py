@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from pipelines.export import EXPORT_COLUMNS, EXPORT_FILE
 from pipelines.lock import run_lock
@@ -82,6 +83,68 @@ def test_one_store_alone(cli, store, tmp_path):
     ended = cli("export", store / "slide_004.zarr", "-o", tmp_path / "out", "--format", "clam")
     assert (ended.code, len(rows_of(tmp_path / "out"))) == (0, 1)
     assert (tmp_path / "out/patches/slide_004.h5").is_file()
+
+
+@pytest.fixture(scope="module")
+def two_scales(cohort, tmp_path_factory) -> Path:
+    """Two slides at two scales."""
+    folder = tmp_path_factory.mktemp("scales")
+    asked = {"mpp": 2.0, "more_mpp": [5.0], "patch_size": 64, "min_tissue": 0.0}
+    names = ("slide_001", "slide_002")
+    config = TileConfig.model_validate(asked)
+    tile_stage([cohort / f"slides/{name}.svs" for name in names], folder, config, workers=2)
+    return folder
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_each_scale_of_a_store_comes_out(cli, two_scales, tmp_path, form, tree):
+    for mpp, options in ((2.0, ()), (5.0, ("--mpp", "5"))):
+        out = tmp_path / f"{mpp}"
+        ended = cli("export", two_scales, "-o", out, "--format", form, *options)
+        assert ended.code == 0, ended.out + ended.err
+        for row in rows_of(out):
+            seen = PatchStore.open(two_scales / f"{row['slide_id']}.zarr", mpp)
+            assert (seen.info.tile.mpp, len(seen)) == (mpp, int(row["num_patches"]))
+            output = out / row["output"]
+            if form == "clam":
+                with h5py.File(output) as file:
+                    assert np.array_equal(file["coords"][:], seen.grid.coords)
+            if form == "png":
+                x, y = seen.grid.coords[0]
+                picture = np.asarray(Image.open(output / f"{seen.slide_id}_{x}_{y}.png"))
+                assert np.array_equal(picture, seen.read(np.array([0]))[0])
+    before = tree(tmp_path / "2.0")
+    again = cli("export", two_scales, "-o", tmp_path / "2.0", "--format", form, "--mpp", 2)
+    assert again.code == 0
+    assert tree(tmp_path / "2.0") == before, "the first scale, by its name"
+
+
+def test_scales_do_not_overwrite_each_other(cli, two_scales, tmp_path, tree):
+    assert cli("export", two_scales, "-o", tmp_path, "--format", "png").code == 0
+    pictures = {name: of for name, of in tree(tmp_path).items() if name.endswith(".png")}
+    ended = cli("export", two_scales, "-o", tmp_path, "--format", "png", "--mpp", 5)
+    assert ended.code == 1
+    assert "is the export of the patches at 2.0 um/px; choose another output folder" in ended.out
+    assert pictures.items() <= tree(tmp_path).items()
+
+
+def test_a_scale_that_is_not_there_is_refused(cli, two_scales, tmp_path):
+    ended = cli("export", two_scales, "-o", tmp_path / "out", "--format", "png", "--mpp", 0.7)
+    assert (ended.code, ended.out) == (2, "")
+    assert "--mpp 0.7: " in ended.err
+    assert "was not cut at that scale, but at 2 and 5 um/px" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_slide_without_patches_at_a_scale_is_skipped(cli, cohort, tmp_path):
+    asked = {"mpp": 2.0, "more_mpp": [90.0], "patch_size": 64}
+    slide, store = cohort / "slides/slide_001.svs", tmp_path / "store"
+    tile_stage([slide], store, TileConfig.model_validate(asked))
+    ended = cli("export", store, "-o", tmp_path / "out", "--format", "png", "--mpp", 90)
+    assert ended.code == 0
+    (row,) = rows_of(tmp_path / "out")
+    assert (row["status"], row["num_patches"]) == ("skipped", "0")
+    assert row["reason"] == "its tissue is too little for a patch at 90 um/px"
 
 
 def test_bad_stores_are_listed_and_the_others_come_out(cli, own_store, tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import LocalCluster
 from moto.server import ThreadedMotoServer
 
 from pipelines.tile import tile_stage
@@ -116,6 +117,20 @@ def test_the_same_files_as_in_a_folder(slides, local, bucket):
     assert again == rows, "kept, with the seconds they took"
     assert bucket.sizes().keys() == stamps.keys()
     assert stored_slides(bucket) == ["slide_001", "slide_002"]
+
+
+@pytest.mark.slow
+def test_workers_of_a_cluster_upload_the_same_files(slides, local, bucket, cli, tmp_path):
+    """They are processes of their own, with the credentials they were started with."""
+    options = {"dashboard_address": None, "local_directory": str(tmp_path / "dask")}
+    asked = ("--mpp", 1.0, "--patch-size", 128)
+    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster:
+        where = ("--scheduler", cluster.scheduler_address)
+        tiled = cli("tile", slides, "-o", bucket, *asked, *where)
+        again = cli("tile", slides, "-o", bucket, *asked, *where)
+    assert tiled.code == again.code == 0, tiled.out + tiled.err
+    assert "2 done" in tiled.out
+    assert tree(bucket) == tree(local)
 
 
 def test_every_command_reads_them(store, run, labels, bucket, cli, tmp_path, tree):

@@ -113,6 +113,11 @@ def export_store(store: PatchStore, out: Path, form: str) -> Exported:
         raise StoreError(
             f"{place}: is the export as {found.get('format')}; choose another output folder"
         )
+    if found is not None and found.get("mpp") != note["mpp"]:
+        raise StoreError(
+            f"{place}: is the export of the patches at {found.get('mpp')} um/px; choose another "
+            "output folder"
+        )
     if found is not None and note.items() <= found.items() and _is_whole(place, found):
         return Exported(place, num_patches, kept=True)
     place.parent.mkdir(parents=True, exist_ok=True)

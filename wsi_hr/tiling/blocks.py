@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ _MOST_PATCH_BYTES = 64 << 20  # pixels of the patches of one task: a whole block
 _SPARE_TASKS = 2  # beyond one per thread: what is done waits for the one before it
 _SHARES = 3  # per thread, that what is left is cut into
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 Chunk = bytes | None
 """What goes into the store for one patch; None: the slide does not give it."""
 
@@ -56,16 +59,22 @@ class BlockEncoder:
 
     def encode(self, block: PatchGrid) -> list[Chunk]:
         """One chunk per patch of ``block``, in its order."""
+        return list(self.chunks(block))
+
+    def chunks(self, block: PatchGrid) -> Iterator[Chunk]:
+        """The chunks of :meth:`encode`, each made when it is asked for."""
         if self._open_streams is not None:
-            chunks = list(self._copied(block, self._open_streams))
+            found = self._copied(block, self._open_streams)
         elif self._open_tiles is not None:
-            chunks = list(self._decoded(block, self._open_tiles))
+            found = self._decoded(block, self._open_tiles)
         else:
-            return list(self._read(block))
-        for position, chunk in enumerate(chunks):
+            yield from self._read(block)
+            return
+        for position, chunk in enumerate(found):
             if chunk is None:
-                (chunks[position],) = self._read(block.take(np.array([position])))
-        return chunks
+                yield from self._read(block.take(np.array([position])))
+            else:
+                yield chunk
 
     def _chunk(self, patch: UInt8Array | None) -> Chunk:
         if patch is None:
@@ -93,9 +102,6 @@ def encoding(
 ) -> Iterator[Iterator[list[Chunk]]]:
     """Encode the patches of ``grid``; memory holds a few blocks of chunks, whatever the slide.
 
-    Several threads begin at once and stop when the context is left; one thread works when it is
-    asked.
-
     Args:
         grid: patches in store order.
         encoder: does the work.
@@ -106,19 +112,30 @@ def encoding(
         The chunks of consecutive patches, from the first on.
     """
     tasks = (grid.take(part) for part in tasks_of(grid, patch_px, threads))
+    with working(encoder.encode, tasks, threads) as encoded:
+        yield encoded
+
+
+@contextmanager
+def working(
+    work: Callable[[Task], Result], tasks: Iterator[Task], threads: int
+) -> Iterator[Iterator[Result]]:
+    """Do tasks a few ahead of who asks for their results; yields these in the order of the tasks.
+
+    Several threads begin at once and stop when the context is left; one thread works when it is
+    asked.
+    """
     if threads == 1:
-        yield map(encoder.encode, tasks)
+        yield map(work, tasks)
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="wsi-hr-tile")
     try:
-        ahead = deque(
-            pool.submit(encoder.encode, task) for task in islice(tasks, threads + _SPARE_TASKS)
-        )
+        ahead = deque(pool.submit(work, task) for task in islice(tasks, threads + _SPARE_TASKS))
 
-        def results() -> Iterator[list[Chunk]]:
+        def results() -> Iterator[Result]:
             while ahead:
                 yield ahead.popleft().result()
-                ahead.extend(pool.submit(encoder.encode, task) for task in islice(tasks, 1))
+                ahead.extend(pool.submit(work, task) for task in islice(tasks, 1))
 
         yield results()
     finally:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import MaskError
@@ -16,7 +15,7 @@ from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.slides.self_check import checked_tiles
 from wsi_hr.slides.slide import Slide
 from wsi_hr.store.chunks import JpegChunks, chunk_codec_for
-from wsi_hr.tiling.blocks import BlockEncoder, Chunk, encoding
+from wsi_hr.tiling.blocks import BlockEncoder
 from wsi_hr.tiling.colour import Colour, colour_transform
 from wsi_hr.tiling.given_grid import grid_from_coords, tiles_give
 from wsi_hr.tiling.mask_files import MaskFrame, mask_sha256, read_mask
@@ -25,9 +24,24 @@ from wsi_hr.tiling.passthrough import TileStreams, coincides
 from wsi_hr.tiling.pixel_map import PixelMap
 from wsi_hr.tiling.plan import covered_size, num_left_out, plan_grid, plan_read, reduced_by_decoder
 from wsi_hr.tiling.read import SlidePatches
+from wsi_hr.tiling.recent_tiles import RecentTiles, SharingPatches
 from wsi_hr.tiling.review import summarise
 from wsi_hr.tiling.tile_pixels import TilePatches
 from wsi_hr.tiling.tissue import segment
+
+
+class Decoding(NamedTuple):
+    """How tiles are decoded: scales of a slide for which it is the same see the same pixels.
+
+    Attributes:
+        level: the tiles are those of.
+        decode_scale: see :class:`~wsi_hr.geometry.ReadPlan`.
+        smooth_chroma: see :meth:`wsi_hr.slides.jpeg_tiles.JpegTiles.decode_into`.
+    """
+
+    level: int
+    decode_scale: int
+    smooth_chroma: bool
 
 
 @dataclass(frozen=True)
@@ -66,35 +80,42 @@ class Scale:
         copied = self.tiles is not None and coincides(self.grid, self.plan, edge, self.tiles)
         return "passthrough" if copied else "jpeg"
 
-    def encoder(self) -> BlockEncoder:
-        """The shortest way from the slide to chunks."""
+    @property
+    def decoding(self) -> Decoding | None:
+        """How its tiles are decoded; None: they are not, or its patches do not come from tiles."""
+        if self.tiles is None or self.mode == "passthrough":
+            return None
+        # Interpolated, colours at half the resolution would be averaged again by a store that keeps
+        # them so too; repeated, they come through as they are: 3 dB nearer to what the slide shows.
+        codec, fast = chunk_codec_for(self.config), self.config.resample == "fast"
+        halved = isinstance(codec, JpegChunks) and codec.subsampling == "420"
+        repeated = fast and halved and self.recolour is None and not self.plan.resampled
+        return Decoding(self.plan.level, self.plan.decode_scale, not repeated)
+
+    def encoder(self, recent: RecentTiles | None = None) -> BlockEncoder:
+        """The shortest way from the slide to chunks.
+
+        Args:
+            recent: tiles that others decoded as this scale does; None: it shares with none.
+        """
         tiles, plan, edge = self.tiles, self.plan, self.config.patch_size
         fast = self.config.resample == "fast"
         by_slide = SlidePatches(self.slide, plan, edge, fast=fast)
-        codec = chunk_codec_for(self.config)
+        codec, decoding = chunk_codec_for(self.config), self.decoding
         # a virtual store only wants to know which patches the slide gives
         recolour = None if self.mode == "virtual" else self.recolour
         if tiles is None:
             return BlockEncoder(by_slide, codec, recolour=recolour)
-        if self.mode == "passthrough":
+        if decoding is None:
             return BlockEncoder(by_slide, codec, open_streams=lambda: TileStreams(tiles, plan))
-        # Interpolated, colours at half the resolution would be averaged again by a store that keeps
-        # them so too; repeated, they come through as they are: 3 dB nearer to what the slide shows.
-        halved = isinstance(codec, JpegChunks) and codec.subsampling == "420"
-        smooth_chroma = not (fast and halved and self.recolour is None and not plan.resampled)
-        return BlockEncoder(
-            by_slide,
-            codec,
-            recolour=recolour,
-            open_tiles=lambda: TilePatches(
-                tiles, plan, edge, fast=fast, smooth_chroma=smooth_chroma
-            ),
-        )
 
-    def encoding(self, threads: int) -> AbstractContextManager[Iterator[list[Chunk]]]:
-        """See :func:`wsi_hr.tiling.blocks.encoding`."""
-        edge = self.config.patch_size
-        return encoding(self.grid, self.encoder(), patch_px=edge, threads=threads)
+        def open_tiles() -> TilePatches:
+            smooth = decoding.smooth_chroma
+            if recent is None:
+                return TilePatches(tiles, plan, edge, fast=fast, smooth_chroma=smooth)
+            return SharingPatches(recent, tiles, plan, edge, fast=fast, smooth_chroma=smooth)
+
+        return BlockEncoder(by_slide, codec, recolour=recolour, open_tiles=open_tiles)
 
     def why_empty(self, mask: TissueMask, given: GivenCoords | None, left_out: int) -> str:
         """Why there is no patch, one clause; ``left_out`` are those that artifacts cost."""

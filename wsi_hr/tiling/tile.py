@@ -24,6 +24,7 @@ from wsi_hr.slides.source import Source
 from wsi_hr.store.patch_store import PatchStoreWriter, StoreInfo
 from wsi_hr.tiling.blocks import Chunk
 from wsi_hr.tiling.overview import Overview
+from wsi_hr.tiling.passes import Passes
 from wsi_hr.tiling.review import draw_review, write_review
 from wsi_hr.tiling.survey import Scale, Survey, survey_slide
 
@@ -167,7 +168,9 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
     slide, info = main.slide, _info(origin, survey, main)
     notes = info.colour_notes
     num_read, num_patches = 0, sum(len(scale.grid) for scale in survey.scales)
-    with main.encoding(threads) as first_chunks:  # other threads are at work from here on
+    cut = [scale for scale in survey.scales if len(scale.grid)]
+    # from here on other threads are at work
+    with Passes(cut, threads, store_path.parent) as passes:
         thumbnail = _thumbnail(slide, survey.overview)
         review = draw_review(slide.slide_id, survey.overview, survey.mask, slide.bounds)
         with PatchStoreWriter(store_path, info, main.grid, survey.mask, thumbnail) as writer:
@@ -175,13 +178,10 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
                 if not len(scale.grid):
                     notes.append(_at(scale, config, scale.why_empty(survey.mask, origin.given, 0)))
                     continue
-                progress = _Progress(num_read, num_patches)
-                if scale is main:
-                    unreadable = _write_patches(scale, first_chunks, writer, progress)
-                else:
+                if scale is not main:
                     writer.next_scale(_info(origin, survey, scale), scale.grid)
-                    with scale.encoding(threads) as chunks:
-                        unreadable = _write_patches(scale, chunks, writer, progress)
+                progress = _Progress(num_read, num_patches)
+                unreadable = _write_patches(scale, passes.chunks(scale), writer, progress)
                 num_read += len(scale.grid)
                 if unreadable:
                     lost = f"{unreadable} of {len(scale.grid)} patches unreadable"

@@ -1,0 +1,24 @@
+"""``wsi-hr show``: the settings as they are resolved."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import Assignments, Recipe
+
+
+def show(
+    recipe: Recipe = None,
+    assignments: Assignments = None,
+    recipes: Annotated[bool, typer.Option("--recipes", help="List the shipped recipes.")] = False,
+) -> None:
+    """Print the resolved settings, as YAML that --recipe takes back."""
+    from pipelines.settings import recipe_names, resolve
+    from wsi_hr.config import dump_config
+
+    if recipes:
+        print("\n".join(recipe_names()))
+        return
+    print(dump_config(resolve(recipe, {}, assignments)), end="")

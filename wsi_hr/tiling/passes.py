@@ -1,0 +1,205 @@
+"""All scales of a slide as encoded chunks; those that decode tiles alike in one pass over them.
+
+A coarser scale's patches are read when the finer one's have gone past them, so a tile is decoded
+once for both; every scale's chunks are those it would have alone. The store takes one scale after
+the other, so the chunks of all but the first wait on disk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from wsi_hr.geometry import Int32Array, Int64Array, PatchGrid, Size
+from wsi_hr.tiling.blocks import BlockEncoder, Chunk, tasks_of, working
+from wsi_hr.tiling.later_chunks import LaterChunks
+from wsi_hr.tiling.plan import BLOCK_CELLS
+from wsi_hr.tiling.recent_tiles import RecentTiles
+from wsi_hr.tiling.resample import covering
+from wsi_hr.tiling.survey import Decoding, Scale
+from wsi_hr.tiling.tile_pixels import MAX_STRIP_BYTES
+
+MAX_SHARED_BYTES = 1 << 30
+"""Memory that all threads together may take so that a tile is decoded once."""
+
+
+class Pass(NamedTuple):
+    """Scales that are encoded together.
+
+    Attributes:
+        scales: one or more.
+        num_recent: decoded tiles that a thread keeps for all of them; 0 where there is one scale.
+    """
+
+    scales: tuple[Scale, ...]
+    num_recent: int
+
+
+class Passes:
+    """The chunks of the scales of a slide; a context manager.
+
+    Several threads begin with the first scale when it is entered.
+
+    Args:
+        scales: with patches each, in the order in which their chunks will be asked for.
+        threads: tasks worked on at a time; the chunks do not depend on it.
+        folder: on the disk that takes chunks which come early.
+    """
+
+    def __init__(self, scales: Sequence[Scale], threads: int, folder: Path) -> None:
+        self._threads = threads
+        self._folder = folder
+        self._to_come = iter(plan_passes(scales, threads))
+        self._later: dict[float, LaterChunks] = {}
+        self._files = ExitStack()
+        self._at_work = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._begin()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._at_work.close()
+        self._files.close()
+
+    def chunks(self, scale: Scale) -> Iterator[list[Chunk]]:
+        """The chunks of the next scale, those of consecutive patches at a time.
+
+        Raises:
+            StoreError: the disk does not keep what comes early.
+        """
+        if scale.config.mpp in self._later:
+            yield from self._later[scale.config.mpp].in_order()
+            return
+        if scale is not self._scales[0]:
+            self._at_work.close()
+            self._begin()
+        later = [LaterChunks(len(other.grid), self._folder) for other in self._scales[1:]]
+        for other, kept in zip(self._scales[1:], later, strict=True):
+            self._later[other.config.mpp] = self._files.enter_context(kept)
+        for first, *others in self._encoded:
+            for kept, part in zip(later, others, strict=True):
+                kept.put(part.patches, part.chunks)
+            yield first.chunks
+
+    def _begin(self) -> None:
+        """Set threads to work on the next pass."""
+        self._scales, num_recent = next(self._to_come)
+        recent = RecentTiles(num_recent) if num_recent else None
+        encoders = [scale.encoder(recent) for scale in self._scales]
+        grids = [scale.grid for scale in self._scales]
+
+        def encode(task: list[Int64Array]) -> list[Part]:
+            return encode_together(encoders, grids, task)
+
+        tasks = tasks_together(self._scales, self._threads)
+        self._encoded = self._at_work.enter_context(working(encode, tasks, self._threads))
+
+
+class Part(NamedTuple):
+    """What a task gives of one scale.
+
+    Attributes:
+        patches: i64[K] of its grid.
+        chunks: one each.
+    """
+
+    patches: Int64Array
+    chunks: list[Chunk]
+
+
+def plan_passes(scales: Sequence[Scale], threads: int) -> list[Pass]:
+    """The scales, together where one decoding gives the pixels of several and memory allows it."""
+    alike: dict[Decoding | int, list[Scale]] = defaultdict(list)
+    for number, scale in enumerate(scales):
+        alike[scale.decoding or number].append(scale)
+    passes = []
+    for together in alike.values():
+        num_recent = _tiles_of_a_row(together) if len(together) > 1 else 0
+        if num_recent and threads * _bytes_together(together, num_recent) > MAX_SHARED_BYTES:
+            passes += [Pass((scale,), 0) for scale in together]
+        else:
+            passes.append(Pass(tuple(together), num_recent))
+    order = [scale.config.mpp for scale in scales]
+    return sorted(passes, key=lambda each: order.index(each.scales[0].config.mpp))
+
+
+def _tiles_of_a_row(scales: Sequence[Scale]) -> int:
+    """Tiles under a row of the largest patches, as wide as a block of the first scale."""
+    plan, edge = scales[0].plan, scales[0].config.patch_size
+    windows = [covering(scale.plan.residual, Size(edge, edge)) for scale in scales]
+    block_px = math.ceil(BLOCK_CELLS * plan.stride_px0.x / plan.decoded_px0.x)
+    tile = _decoded_tile(scales[0])
+    across = -(-(block_px + max(window.w for window in windows)) // tile.w) + 1
+    return across * (-(-max(window.h for window in windows) // tile.h) + 2)
+
+
+def _bytes_together(scales: Sequence[Scale], num_recent: int) -> int:
+    """Memory that a thread takes beyond what the first scale alone does."""
+    tile = _decoded_tile(scales[0])
+    return num_recent * tile.w * tile.h * 3 + (len(scales) - 1) * MAX_STRIP_BYTES
+
+
+def _decoded_tile(scale: Scale) -> Size:
+    assert scale.tiles is not None, "only scales that decode tiles are put together"
+    (width, height), factor = scale.tiles.tile_size, scale.plan.decode_scale
+    return Size(width // factor, height // factor)
+
+
+def tasks_together(scales: Sequence[Scale], threads: int) -> Iterator[list[Int64Array]]:
+    """Indices i64[K] per scale of the patches that one thread works on.
+
+    The first scale's are those of :func:`~wsi_hr.tiling.blocks.tasks_of`, fewer at a time as others
+    come with them; a patch of another scale goes with that row of a block in which its centre lies,
+    or with what comes before it.
+    """
+    first, *others = [scale.grid for scale in scales]
+    share = sum(len(scale.grid) for scale in scales) / len(first)
+    tasks = list(tasks_of(first, round(scales[0].config.patch_size * share**0.5), threads))
+    starts = _places(first.cells[[task[0] for task in tasks]], first.shape)
+    members = []
+    for other in others:
+        places = _places(_cells_under(scales[0], other), first.shape)
+        task_of = np.searchsorted(starts, places, side="right").clip(1) - 1
+        downwards = np.lexsort((other.cells[:, 1], other.cells[:, 0], task_of))
+        bounds = np.searchsorted(task_of[downwards], np.arange(1, len(tasks)))
+        members.append(np.split(downwards, bounds))
+    for number, task in enumerate(tasks):
+        yield [task, *(parts[number] for parts in members)]
+
+
+def encode_together(
+    encoders: Sequence[BlockEncoder], grids: Sequence[PatchGrid], task: Sequence[Int64Array]
+) -> list[Part]:
+    """Encode a few patches of every grid, each when its last row of px is reached."""
+    blocks = [grid.take(patches) for grid, patches in zip(grids, task, strict=True)]
+    bottoms = [block.coords[:, 1] + block.patch_px0.y for block in blocks]
+    whose = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
+    streams = [encoder.chunks(block) for encoder, block in zip(encoders, blocks, strict=True)]
+    parts = [Part(patches, []) for patches in task]
+    for number in whose[np.argsort(np.concatenate(bottoms), kind="stable")]:
+        parts[number].chunks.append(next(streams[number]))
+    return parts
+
+
+def _cells_under(scale: Scale, other: PatchGrid) -> Int64Array:
+    """Cells i64[N, 2] (row, col) of ``scale`` in which the centres of other patches lie."""
+    grid, stride = scale.grid, np.array(scale.plan.stride_px0)
+    origin = grid.coords[0] - grid.cells[0, ::-1] * stride
+    centres = other.coords + np.array(other.patch_px0) / 2
+    cells = np.floor((centres - origin) / stride)[:, ::-1].astype(np.int64)
+    return cells.clip(0, np.array(grid.shape) - 1)
+
+
+def _places(cells: Int64Array | Int32Array, shape: tuple[int, int]) -> Int64Array:
+    """Where rows of blocks come in store order, i64[N], for cells [N, 2] (row, col)."""
+    rows, cols = cells.astype(np.int64).T
+    blocks_across = -(-shape[1] // BLOCK_CELLS)
+    block = rows // BLOCK_CELLS * blocks_across + cols // BLOCK_CELLS
+    return block * BLOCK_CELLS + rows % BLOCK_CELLS
