@@ -99,13 +99,26 @@ def test_each_tile_is_decoded_once_for_all_scales(tmp_path, slide_path, decoded,
     assert set(decoded.values()) == {1}
 
 
-def test_a_tile_is_decoded_anew_where_another_scale_has_the_decoder_reduce_it(
-    tmp_path, slide_path, decoded
+def test_a_tile_is_read_once_and_decoded_as_each_scale_has_the_decoder_reduce_it(
+    tmp_path, slide_path, decoded, monkeypatch
 ):
     """Each scale stays what it is alone; the manual says so."""
-    tiled(slide_path, tmp_path / "s.zarr", min_tissue=0.0, **(TWO | {"resample": "fast"}))
+    read: Counter[tuple[int, int]] = Counter()
+    stream = TilePatches._stream
+
+    def counted(self: TilePatches, col: int, row: int) -> bytes:
+        read[col, row] += 1
+        return stream(self, col, row)
+
+    monkeypatch.setattr(TilePatches, "_stream", counted)
+    settings = TWO | {"resample": "fast", "min_tissue": 0.0}
+    together = tiled(slide_path, tmp_path / "together/s.zarr", **settings)
     assert {scale for _, _, scale in decoded} == {2, 4}
     assert set(decoded.values()) == {1}
+    assert len(read) > 300
+    assert set(read.values()) == {1}
+    monkeypatch.setattr(passes, "MAX_SHARED_BYTES", 0)
+    assert together == tiled(slide_path, tmp_path / "apart/s.zarr", **settings)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -1,14 +1,14 @@
-"""All scales of a slide as encoded chunks; those that decode tiles alike in one pass over them.
+"""All scales of a slide as encoded chunks; those that read the same tiles in one pass over them.
 
-A coarser scale's patches are read when the finer one's have gone past them, so a tile is decoded
-once for both; every scale's chunks are those it would have alone. The store takes one scale after
-the other, so the chunks of all but the first wait on disk.
+A coarser scale's patches are read when the finer one's have gone past them, so a tile is read once
+for both, and decoded once where both decode it alike; every scale's chunks are those it would have
+alone. The store takes one scale after the other, so the chunks of all but the first wait on disk.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,13 +20,13 @@ from wsi_hr.geometry import Int32Array, Int64Array, PatchGrid, Size
 from wsi_hr.tiling.blocks import BlockEncoder, Chunk, tasks_of, working
 from wsi_hr.tiling.later_chunks import LaterChunks
 from wsi_hr.tiling.plan import BLOCK_CELLS
-from wsi_hr.tiling.recent_tiles import RecentTiles
+from wsi_hr.tiling.recent_tiles import Decoding, RecentTiles
 from wsi_hr.tiling.resample import covering
-from wsi_hr.tiling.survey import Decoding, Scale
+from wsi_hr.tiling.survey import Scale
 from wsi_hr.tiling.tile_pixels import MAX_STRIP_BYTES
 
 MAX_SHARED_BYTES = 1 << 30
-"""Memory that all threads together may take so that a tile is decoded once."""
+"""Memory that all threads together may take so that a tile is read once."""
 
 
 class Pass(NamedTuple):
@@ -34,7 +34,7 @@ class Pass(NamedTuple):
 
     Attributes:
         scales: one or more.
-        num_recent: decoded tiles that a thread keeps for all of them; 0 where there is one scale.
+        num_recent: tiles that a thread keeps for all of them; 0 where there is one scale.
     """
 
     scales: tuple[Scale, ...]
@@ -91,7 +91,7 @@ class Passes:
     def _begin(self) -> None:
         """Set threads to work on the next pass."""
         self._scales, num_recent = next(self._to_come)
-        recent = RecentTiles(num_recent) if num_recent else None
+        recent = RecentTiles(num_recent, _shared(self._scales)) if num_recent else None
         encoders = [scale.encoder(recent) for scale in self._scales]
         grids = [scale.grid for scale in self._scales]
 
@@ -115,12 +115,13 @@ class Part(NamedTuple):
 
 
 def plan_passes(scales: Sequence[Scale], threads: int) -> list[Pass]:
-    """The scales, together where one decoding gives the pixels of several and memory allows it."""
-    alike: dict[Decoding | int, list[Scale]] = defaultdict(list)
+    """The scales, together where they lie on the same tiles and memory allows it."""
+    of_level: dict[tuple[str, int], list[Scale]] = defaultdict(list)
     for number, scale in enumerate(scales):
-        alike[scale.decoding or number].append(scale)
+        decoding = scale.decoding
+        of_level[("alone", number) if decoding is None else ("level", decoding.level)].append(scale)
     passes = []
-    for together in alike.values():
+    for together in of_level.values():
         num_recent = _tiles_of_a_row(together) if len(together) > 1 else 0
         if num_recent and threads * _bytes_together(together, num_recent) > MAX_SHARED_BYTES:
             passes += [Pass((scale,), 0) for scale in together]
@@ -130,26 +131,39 @@ def plan_passes(scales: Sequence[Scale], threads: int) -> list[Pass]:
     return sorted(passes, key=lambda each: order.index(each.scales[0].config.mpp))
 
 
+def _shared(scales: Sequence[Scale]) -> list[Decoding]:
+    """Ways to decode a tile that several of the scales have."""
+    counts = Counter(scale.decoding for scale in scales)
+    return [decoding for decoding, count in counts.items() if decoding is not None and count > 1]
+
+
 def _tiles_of_a_row(scales: Sequence[Scale]) -> int:
     """Tiles under a row of the largest patches, as wide as a block of the first scale."""
-    plan, edge = scales[0].plan, scales[0].config.patch_size
-    windows = [covering(scale.plan.residual, Size(edge, edge)) for scale in scales]
-    block_px = math.ceil(BLOCK_CELLS * plan.stride_px0.x / plan.decoded_px0.x)
-    tile = _decoded_tile(scales[0])
+    first, tile = scales[0], _tile(scales[0])
+    block_px = math.ceil(BLOCK_CELLS * first.plan.stride_px0.x / first.plan.level_downsample.x)
+    windows = [_window(scale) for scale in scales]
     across = -(-(block_px + max(window.w for window in windows)) // tile.w) + 1
     return across * (-(-max(window.h for window in windows) // tile.h) + 2)
 
 
+def _window(scale: Scale) -> Size:
+    """Px of the level that a patch covers."""
+    edge, factor = scale.config.patch_size, scale.plan.decode_scale
+    width, height = covering(scale.plan.residual, Size(edge, edge))
+    return Size(width * factor, height * factor)
+
+
 def _bytes_together(scales: Sequence[Scale], num_recent: int) -> int:
     """Memory that a thread takes beyond what the first scale alone does."""
-    tile = _decoded_tile(scales[0])
-    return num_recent * tile.w * tile.h * 3 + (len(scales) - 1) * MAX_STRIP_BYTES
+    tile = _tile(scales[0])
+    pixels = sum(3 * tile.w * tile.h // each.decode_scale**2 for each in _shared(scales))
+    streams = tile.w * tile.h  # 8 bits a px and more have only tiles that are hardly compressed
+    return num_recent * (pixels + streams) + (len(scales) - 1) * MAX_STRIP_BYTES
 
 
-def _decoded_tile(scale: Scale) -> Size:
+def _tile(scale: Scale) -> Size:
     assert scale.tiles is not None, "only scales that decode tiles are put together"
-    (width, height), factor = scale.tiles.tile_size, scale.plan.decode_scale
-    return Size(width // factor, height // factor)
+    return scale.tiles.tile_size
 
 
 def tasks_together(scales: Sequence[Scale], threads: int) -> Iterator[list[Int64Array]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import MaskError
@@ -24,24 +23,10 @@ from wsi_hr.tiling.passthrough import TileStreams, coincides
 from wsi_hr.tiling.pixel_map import PixelMap
 from wsi_hr.tiling.plan import covered_size, num_left_out, plan_grid, plan_read, reduced_by_decoder
 from wsi_hr.tiling.read import SlidePatches
-from wsi_hr.tiling.recent_tiles import RecentTiles, SharingPatches
+from wsi_hr.tiling.recent_tiles import Decoding, RecentTiles, SharingPatches
 from wsi_hr.tiling.review import summarise
 from wsi_hr.tiling.tile_pixels import TilePatches
 from wsi_hr.tiling.tissue import segment
-
-
-class Decoding(NamedTuple):
-    """How tiles are decoded: scales of a slide for which it is the same see the same pixels.
-
-    Attributes:
-        level: the tiles are those of.
-        decode_scale: see :class:`~wsi_hr.geometry.ReadPlan`.
-        smooth_chroma: see :meth:`wsi_hr.slides.jpeg_tiles.JpegTiles.decode_into`.
-    """
-
-    level: int
-    decode_scale: int
-    smooth_chroma: bool
 
 
 @dataclass(frozen=True)
@@ -96,7 +81,7 @@ class Scale:
         """The shortest way from the slide to chunks.
 
         Args:
-            recent: tiles that others decoded as this scale does; None: it shares with none.
+            recent: tiles that others read or even decoded; None: there are no others.
         """
         tiles, plan, edge = self.tiles, self.plan, self.config.patch_size
         fast = self.config.resample == "fast"
@@ -110,10 +95,10 @@ class Scale:
             return BlockEncoder(by_slide, codec, open_streams=lambda: TileStreams(tiles, plan))
 
         def open_tiles() -> TilePatches:
-            smooth = decoding.smooth_chroma
             if recent is None:
+                smooth = decoding.smooth_chroma
                 return TilePatches(tiles, plan, edge, fast=fast, smooth_chroma=smooth)
-            return SharingPatches(recent, tiles, plan, edge, fast=fast, smooth_chroma=smooth)
+            return SharingPatches(recent, decoding, tiles, plan, edge, fast=fast)
 
         return BlockEncoder(by_slide, codec, recolour=recolour, open_tiles=open_tiles)
 

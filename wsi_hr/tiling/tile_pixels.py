@@ -166,10 +166,13 @@ class TilePatches:
             self._sound[column][row] = sound
         return sound
 
+    def _stream(self, col: int, row: int) -> bytes:
+        return self._tiles.stream(col, row)
+
     def _decode(self, col: int, row: int, out: UInt8Array) -> bool:
         try:
             self._tiles.decode_into(
-                self._tiles.stream(col, row),
+                self._stream(col, row),
                 out,
                 self._plan.decode_scale,
                 smooth_chroma=self._smooth_chroma,
