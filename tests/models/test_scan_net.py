@@ -59,6 +59,35 @@ def test_it_follows_the_weights() -> None:
     assert same(net.double().float(), scan)
 
 
+def test_its_memory_can_be_had_back() -> None:
+    torch.manual_seed(0)
+    net = moving(timm.create_model("test_resnet", num_classes=0))
+    scan = ScanNet(net)
+    scan.release()
+    assert same(net, scan)
+    scan.release()
+    assert not any(parameter.untyped_storage().nbytes() for parameter in scan._copy.parameters())
+    assert same(net, scan)
+    scan.release()
+    assert same(net.double().float(), scan)
+
+
+def test_a_gradient_has_the_scan_s_memory() -> None:
+    torch.manual_seed(0)
+    net = timm.create_model("test_resnet", num_classes=0)
+    encoder = Encoder(net, dim=net.num_features)
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    with frozen(encoder):
+        before = encoder(pixels)
+    assert encoder._scan_net is not None
+    copy = encoder._scan_net._copy
+    assert any(parameter.untyped_storage().nbytes() for parameter in copy.parameters())
+    encoder(pixels)
+    assert not any(parameter.untyped_storage().nbytes() for parameter in copy.parameters())
+    with frozen(encoder):
+        assert encoder(pixels).shape == before.shape
+
+
 @pytest.mark.parametrize("used", ["twice", "inside", "untraceable"])
 def test_what_cannot_be_folded_is_left(used: str) -> None:
     class Net(nn.Module):

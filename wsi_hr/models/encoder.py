@@ -156,7 +156,11 @@ class Encoder(nn.Module):
         """What stands for the network in this mode."""
         if self._learns_folded and self._folded_net is not None:
             return self._folded_net
-        return self.net if self.training or torch.is_grad_enabled() else self._scan
+        if not (self.training or torch.is_grad_enabled()):
+            return self._scan
+        if self._scan_net is not None and torch.is_grad_enabled():
+            self._scan_net.release()  # its copy of the weights is about to be out of date
+        return self.net
 
     @contextmanager
     def folded(self, hand_over: HandOver) -> Iterator[None]:

@@ -42,12 +42,21 @@ class ScanNet:
             self._follow()
         return self._run(x)
 
+    def release(self) -> None:
+        """Give the memory of the copied weights back until the next call."""
+        if self._pairs and self._followed:
+            for parameter in self._copy.parameters():
+                parameter.untyped_storage().resize_(0)
+            self._followed = []
+
     def _follow(self) -> None:
         """Take over the original's weights, if they have changed since the last time."""
         tensors = [*self._net.parameters(), *self._net.buffers()]
         state = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
         if state == self._followed:
             return
+        for parameter in self._copy.parameters():
+            parameter.untyped_storage().resize_(parameter.nbytes)
         self._copy.to(tensors[0].device, tensors[0].dtype)
         changed = {name for pair in self._pairs for name in pair}
         theirs, own = _tensors(self._net), _tensors(self._copy)
