@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from hypothesis import settings
 
 # the runner uses both cores; arithmetic that takes both as well only gets in its way
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# a shell that runs this in the background ignores SIGINT, and children would inherit that
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # a busy machine is no fault of the code; what hangs is stopped by pytest-timeout
 settings.register_profile("any machine", deadline=None)

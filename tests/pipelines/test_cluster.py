@@ -364,7 +364,11 @@ def test_a_worker_has_no_more_at_work_than_it_has_threads_for(tmp_path, threads,
     jobs, lock = tmp_path / "jobs", tmp_path / "lock"
     jobs.mkdir()
     lock.touch()
-    options = {"processes": False, "dashboard_address": None, "local_directory": str(tmp_path)}
+    options = {
+        "processes": False,
+        "dashboard_address": "127.0.0.1:0",
+        "local_directory": str(tmp_path),
+    }
     with LocalCluster(n_workers=1, threads_per_worker=5, **options) as local:
         where = Where(1, local.scheduler_address, threads)
         shared = Shared(lock, lock)

@@ -122,7 +122,7 @@ def test_the_same_files_as_in_a_folder(slides, local, bucket):
 @pytest.mark.slow
 def test_workers_of_a_cluster_upload_the_same_files(slides, local, bucket, cli, tmp_path):
     """They are processes of their own, with the credentials they were started with."""
-    options = {"dashboard_address": None, "local_directory": str(tmp_path / "dask")}
+    options = {"dashboard_address": "127.0.0.1:0", "local_directory": str(tmp_path / "dask")}
     asked = ("--mpp", 1.0, "--patch-size", 128)
     with LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster:
         where = ("--scheduler", cluster.scheduler_address)
