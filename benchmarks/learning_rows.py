@@ -55,7 +55,7 @@ ROWS = {
         ("method.block=8", "method.coverage=0.05", "method.max_sampled=64"),
     ),
     "patchgd_exact": Row("PatchGD, exact", _EXACT, ("method.block=8",)),
-    "abmil": Row("ABMIL, frozen features", ("method.name=abmil",), ()),
+    "abmil": Row("ABMIL, frozen features", ("method.name=abmil",), ("method.chunk=1000",)),
     "abmilx": Row("ABMILX, end to end", ("method.name=abmilx",)),
 }
 
