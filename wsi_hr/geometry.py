@@ -131,8 +131,11 @@ class ReadPlan:
 
     def decoded_corners(self, coords: Int32Array) -> list[Point]:
         """The decoded px that begin at level-0 px i32[N, 2]; corners of patches do on one."""
-        corners = np.floor(coords / np.array(self.decoded_px0) + 0.5).astype(np.int64)
-        return [Point(x, y) for x, y in corners.tolist()]
+        return [Point(x, y) for x, y in self.decoded_corner_table(coords).tolist()]
+
+    def decoded_corner_table(self, coords: Int32Array) -> Int64Array:
+        """The same, i64[N, 2]."""
+        return np.floor(coords / np.array(self.decoded_px0) + 0.5).astype(np.int64)
 
 
 class MaskCode(IntEnum):

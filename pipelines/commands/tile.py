@@ -21,7 +21,7 @@ from pipelines.commands.options import (
 from pipelines.commands.outcome import EXIT_BAD_REQUEST, EXIT_SOME_FAILED, finish, stdout
 
 if TYPE_CHECKING:
-    from wsi_hr.config import TileConfig
+    from pipelines.dry_run import DryRun
     from wsi_hr.remote import Place
 
 
@@ -65,9 +65,21 @@ def tile(
     config = resolve(recipe, asked, assignments)
     console, where = stdout(), place(store)
     if dry_run:
-        _tell_plan(
-            slides, where, config.tile, mpp_override, coords, masks, workers, scheduler, console
+        from pipelines.dry_run import dry_run as look_ahead
+
+        folder = _require_folder(where)
+        plan = look_ahead(
+            slides,
+            folder,
+            config.tile,
+            mpp_override=mpp_override,
+            coords=coords,
+            masks=masks,
+            workers=workers,
+            scheduler=scheduler,
+            console=console,
         )
+        _tell(plan, folder, console)
         return
     rows = tile_stage(
         slides,
@@ -83,36 +95,20 @@ def tile(
     finish(rows, where / "status.csv", console)
 
 
-def _tell_plan(
-    slides: list[Path],
-    store: Place,
-    config: TileConfig,
-    mpp_override: float | None,
-    coords: Path | None,
-    masks: Path | None,
-    workers: int | None,
-    scheduler: str | None,
-    console: Console,
-) -> None:
-    """Say what tiling would take; exit 2 where the disk has no room, 1 where slides would fail."""
-    from pipelines.dry_run import dry_run, print_dry_run
+def _require_folder(store: Place) -> Path:
+    if isinstance(store, Path):
+        return store
     from wsi_hr.errors import ConfigError
 
-    if not isinstance(store, Path):
-        raise ConfigError(
-            f"--dry-run -o {store}: looks whether a disk has room; give a folder for the plan"
-        )
-    plan = dry_run(
-        slides,
-        store,
-        config,
-        mpp_override=mpp_override,
-        coords=coords,
-        masks=masks,
-        workers=workers,
-        scheduler=scheduler,
-        console=console,
+    raise ConfigError(
+        f"--dry-run -o {store}: looks whether a disk has room; give a folder for the plan"
     )
+
+
+def _tell(plan: DryRun, store: Path, console: Console) -> None:
+    """Say what tiling would take; exit 2 where the disk has no room, 1 where slides would fail."""
+    from pipelines.dry_run import print_dry_run
+
     print_dry_run(plan, store, console)
     if not plan.fits:
         raise typer.Exit(EXIT_BAD_REQUEST)

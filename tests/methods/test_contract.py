@@ -192,6 +192,7 @@ class Endless(MemoryPatches):
 
 class Step:
     def backward(self, loss): loss.backward()
+    def backward_from(self, output, gradient): output.backward(gradient)
     def step(self): method.zero_grad(set_to_none=True)
 
 torch.set_num_threads(1)

@@ -350,18 +350,22 @@ def test_two_slides_use_all_threads_of_a_worker(tmp_path, start_cluster):
 
 
 def at_once(job: Path, context: TaskContext) -> int:
-    """How many of such tasks work just now; each is there long enough for others to come."""
+    """Most of such tasks that were at work; each waits a while for as many as ``job`` says."""
     own = job / uuid.uuid4().hex
     own.touch()
-    time.sleep(0.5)
-    found = len(list(job.iterdir()))
+    until, found = time.monotonic() + 3, 0
+    while found < int(job.name) and time.monotonic() < until:
+        found = max(found, len(list(job.iterdir())))
+        time.sleep(0.01)
+    time.sleep(0.1)  # for one too many to be seen
+    found = max(found, len(list(job.iterdir())))
     own.unlink()
     return found
 
 
 @pytest.mark.parametrize(("threads", "most"), [(1, 5), (2, 2), (3, 1), (9, 1)])
 def test_a_worker_has_no_more_at_work_than_it_has_threads_for(tmp_path, threads, most):
-    jobs, lock = tmp_path / "jobs", tmp_path / "lock"
+    jobs, lock = tmp_path / str(most), tmp_path / "lock"
     jobs.mkdir()
     lock.touch()
     options = {

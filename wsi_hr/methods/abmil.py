@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from wsi_hr.bags.bag import Bag
 from wsi_hr.errors import TrainingError
 from wsi_hr.geometry import Int64Array
 from wsi_hr.method_config import ABMILConfig
+from wsi_hr.methods.exact import randomness_of
 from wsi_hr.methods.feature_files import FeatureFiles, FloatArray
 from wsi_hr.methods.method import Method, StepContext, Update
 from wsi_hr.methods.shares import rank_roles
@@ -26,7 +26,8 @@ from wsi_hr.models.encoder import Encoder, embed_packed, frozen
 from wsi_hr.models.heads.abmil import ABMILHead, join_parts
 from wsi_hr.slide_prediction import SlidePrediction
 
-# Letters: B slides, N patches of a slide, K patches, D embedding, C classes.
+# Letters: B slides, N patches of a slide, K patches, D embedding, C classes, P parts of a slide,
+# W width of the head, V = 1 + W.
 
 _Reader = Callable[[Int64Array], Tensor]
 
@@ -36,8 +37,8 @@ _DTYPES = {"f16": np.float16, "f32": np.float32}
 class ABMIL(Method):
     """A head that learns over features that do not.
 
-    A slide is read a part at a time, its activations computed again for the gradient: memory is
-    that of ``chunk`` features, whatever N is.
+    A slide is read a part at a time, once without gradient and once with it, as for the exact
+    gradient of :mod:`wsi_hr.methods.exact`: memory is that of ``chunk`` features, whatever N is.
     """
 
     def __init__(
@@ -76,17 +77,26 @@ class ABMIL(Method):
         """One optimiser step, a backward pass a slide; the gradient is that of the whole batch."""
         total = 0.0
         for bag in bags:
-            read = self._reader(bag)
-            parts = [
-                checkpoint(_pool_part, self.head, read, part, use_reentrant=False)
-                for part in self._parts(len(bag))
-            ]
-            logits_1C = self.head.classifier(join_parts(parts))[None]
-            loss = self._loss(logits_1C, [bag]) / len(bags)
+            read, parts = self._reader(bag), self._parts(len(bag))
+            seed = int(context.rng(bag.slide_id).integers(2**62))
+            with torch.no_grad():
+                pooled = [self._pool(read, part, seed + n) for n, part in enumerate(parts)]
+            leaf_PV = torch.stack(pooled).requires_grad_()
+            z_W = join_parts([(each[0], each[1:]) for each in leaf_PV])
+            loss = self._loss(self.head.classifier(z_W)[None], [bag]) / len(bags)
             update.backward(loss)
+            assert leaf_PV.grad is not None, "the classifier reads every part"
+            for n, part in enumerate(parts):
+                update.backward_from(self._pool(read, part, seed + n), leaf_PV.grad[n])
             total += float(loss.detach())
         update.step()
         return total
+
+    def _pool(self, read: _Reader, part: Int64Array, seed: int) -> Tensor:
+        """What the head says of a part [1 + W]: the logsumexp of its scores, then z over it."""
+        with randomness_of(self.encoder.device, seed):
+            lse, z_W = self.head.pool_part(read(part))
+        return torch.cat([lse[None], z_W])
 
     def predict_bag(self, bag: Bag) -> SlidePrediction:
         """The attention over all N patches is their saliency, and sums to 1."""
@@ -148,7 +158,3 @@ class ABMIL(Method):
             self._encoder_digest = digest.digest()
         patches = np.ascontiguousarray(everything.grid.coords)
         return self._encoder_digest + everything.indices.tobytes() + patches.tobytes()
-
-
-def _pool_part(head: ABMILHead, read: _Reader, part: Int64Array) -> tuple[Tensor, Tensor]:
-    return head.pool_part(read(part))

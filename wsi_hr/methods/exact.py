@@ -75,7 +75,7 @@ def exact_backward(
         for slide, seed, leaf in zip(units, seeds, leaves, strict=True):
             assert leaf.grad is not None, "the head reads every vector of Z"
             for number, (group, pixels) in enumerate(slide.stream(slide.groups())):
-                with _randomness_of(encoder.device, seed + number):
+                with randomness_of(encoder.device, seed + number):
                     vectors, _ = slide.vectors(group, encoder.embed_padded(pixels))
                 update.backward_from(vectors, leaf.grad[group])
     return loss.detach()
@@ -86,13 +86,13 @@ def _fill(slide: Units, encoder: Encoder, seed: int) -> Tensor:
     z_UD = encoder.scale.new_empty(len(slide), encoder.dim)
     with torch.no_grad():
         for number, (group, pixels) in enumerate(slide.stream(slide.groups())):
-            with _randomness_of(encoder.device, seed + number):
+            with randomness_of(encoder.device, seed + number):
                 z_UD[group] = slide.vectors(group, encoder.embed_padded(pixels))[0]
     return z_UD
 
 
 @contextmanager
-def _randomness_of(device: torch.device, seed: int) -> Iterator[None]:
+def randomness_of(device: torch.device, seed: int) -> Iterator[None]:
     """Torch's randomness from ``seed`` inside; outside it goes on as if nothing had been drawn."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):

@@ -10,16 +10,23 @@ from collections.abc import Iterator
 import numpy as np
 
 from wsi_hr.errors import SlideError
-from wsi_hr.geometry import PatchGrid, ReadPlan, Size, UInt8Array
+from wsi_hr.geometry import Int64Array, PatchGrid, ReadPlan, Size, UInt8Array
 from wsi_hr.slides.jpeg_tiles import JpegTiles
+from wsi_hr.tiling.resample import is_copied
 
 
 def coincides(grid: PatchGrid, plan: ReadPlan, patch_px: int, tiles: JpegTiles) -> bool:
     """Whether every patch of ``grid`` is exactly one tile."""
-    if plan.resampled or tiles.tile_size != (patch_px, patch_px):
-        return False
-    corners = np.floor(grid.coords / np.array(plan.decoded_px0) + 0.5)
-    return not (corners % patch_px).any()
+    return not plan.resampled and tiles_of(grid, plan, patch_px, tiles) is not None
+
+
+def tiles_of(grid: PatchGrid, plan: ReadPlan, patch_px: int, tiles: JpegTiles) -> Int64Array | None:
+    """The tile (col, row) i64[N, 2] that each patch is, decoded; None where one is not a tile."""
+    edges = {px / plan.decode_scale for px in tiles.tile_size}
+    if edges != {patch_px} or not is_copied(plan.residual):
+        return None
+    corners = plan.decoded_corner_table(grid.coords)
+    return None if (corners % patch_px).any() else corners // patch_px
 
 
 class TileStreams:

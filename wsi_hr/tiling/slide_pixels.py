@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_hr.errors import SlideError, StoreError
-from wsi_hr.geometry import Int64Array, Size, UInt8Array
+from wsi_hr.geometry import Int64Array, UInt8Array
 from wsi_hr.remote import Place
 from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.slides.open import open_slide
@@ -30,9 +30,9 @@ from wsi_hr.store.patch_store import PatchStore
 from wsi_hr.store.thread_pool import LazyThreadPool, num_usable_cores
 from wsi_hr.tiling.blocks import tasks_of
 from wsi_hr.tiling.colour import colour_transform
+from wsi_hr.tiling.passthrough import tiles_of
 from wsi_hr.tiling.pixel_map import PixelMap
 from wsi_hr.tiling.read import SlidePatches
-from wsi_hr.tiling.resample import covering
 from wsi_hr.tiling.tile_pixels import TilePatches
 
 SLIDES_VARIABLE = "WSI_HR_SLIDES"
@@ -196,7 +196,9 @@ class _OpenSlide:
             raise
         edge, self._fast = info.tile.patch_size, info.tile.resample == "fast"
         self._by_slide = SlidePatches(self._slide, info.plan, edge, fast=self._fast)
-        self._tile_of = self._aligned_tiles()
+        self._tile_of = None
+        if self._tiles is not None:
+            self._tile_of = tiles_of(store.grid, info.plan, edge, self._tiles)
         self._reads_alike = all(factor.is_integer() for factor in info.plan.level_downsample)
         self._first_of_task = np.array(
             [task[0] for task in tasks_of(store.grid, edge)], dtype=np.int64
@@ -298,18 +300,6 @@ class _OpenSlide:
                 "and does not now; copy the slide again from its source, or run wsi-hr tile again"
             )
         return pixels
-
-    def _aligned_tiles(self) -> Int64Array | None:
-        """The tile (col, row) i64[N, 2] that every patch is; None where some are no tile."""
-        info = self._store.info
-        plan, patch = info.plan, Size(info.tile.patch_size, info.tile.patch_size)
-        if self._tiles is None:
-            return None
-        edge = Size(*(px // plan.decode_scale for px in self._tiles.tile_size))
-        if not edge == patch == covering(plan.residual, patch):
-            return None
-        corners = np.array(plan.decoded_corners(self._store.grid.coords), np.int64)
-        return None if (corners % patch).any() else corners // patch
 
     def _tiles_tiling_used(self) -> JpegTiles | None:
         """The slide's JPEG tiles, if the patches were read out of them.

@@ -16,7 +16,8 @@ import numpy as np
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import PatchGrid, Point, ReadPlan, Size, UInt8Array
 from wsi_hr.slides.jpeg_tiles import JpegTiles
-from wsi_hr.tiling.resample import covering, is_copied, reduce_picture
+from wsi_hr.tiling.passthrough import tiles_of
+from wsi_hr.tiling.resample import covering, reduce_picture
 
 MAX_STRIP_BYTES = 24 << 20
 """Decoded tiles that a row of patches may keep; broader rows are read in parts."""
@@ -74,26 +75,19 @@ class TilePatches:
 
     def read(self, grid: PatchGrid) -> Iterator[UInt8Array | None]:
         """The patches of one block in its order, u8[P, P, 3] each; None where a tile is damaged."""
-        corners = self._plan.decoded_corners(grid.coords)
-        if self._are_tiles(corners):
-            yield from map(self._read_tile, corners)
+        alike = tiles_of(grid, self._plan, self._patch.w, self._tiles)
+        if alike is not None:  # then nothing else lies on a decoded tile
+            yield from (self._read_tile(col, row) for col, row in alike.tolist())
             return
+        corners = self._plan.decoded_corners(grid.coords)
         for part in self._parts(corners):
             self._start(part)
             yield from map(self._read, part)
 
-    def _are_tiles(self, corners: Sequence[Point]) -> bool:
-        """Whether every patch is a tile as it is: then nothing else lies on a decoded one."""
-        if self._patch != self._tile or not is_copied(self._residual):
-            return False
-        width, height = self._tile
-        return all(corner.x % width == corner.y % height == 0 for corner in corners)
-
-    def _read_tile(self, corner: Point) -> UInt8Array | None:
+    def _read_tile(self, col: int, row: int) -> UInt8Array | None:
         """The patch that is a tile, decoded where it is wanted."""
         pixels = np.empty((self._tile.h, self._tile.w, 3), np.uint8)
-        sound = self._decode(corner.x // self._tile.w, corner.y // self._tile.h, pixels)
-        return pixels if sound else None
+        return pixels if self._decode(col, row, pixels) else None
 
     def _parts(self, corners: list[Point]) -> Iterator[list[Point]]:
         """The block whole, or patch by patch where the tiles of a row would fill the memory."""
