@@ -79,9 +79,7 @@ class ABMIL(Method):
         for bag in bags:
             read, parts = self._reader(bag), self._parts(len(bag))
             seed = int(context.rng(bag.slide_id).integers(2**62))
-            with torch.no_grad():
-                pooled = [self._pool(read, part, seed + n) for n, part in enumerate(parts)]
-            leaf_PV = torch.stack(pooled).requires_grad_()
+            leaf_PV = self._pooled(read, parts, seed).requires_grad_()
             z_W = join_parts([(each[0], each[1:]) for each in leaf_PV])
             loss = self._loss(self.head.classifier(z_W)[None], [bag]) / len(bags)
             update.backward(loss)
@@ -91,6 +89,15 @@ class ABMIL(Method):
             total += float(loss.detach())
         update.step()
         return total
+
+    def _pooled(self, read: _Reader, parts: Sequence[Int64Array], seed: int) -> Tensor:
+        """:meth:`_pool` of every part [P, V], without gradient."""
+        # one block for all: small tensors kept alive between large ones would fragment the heap
+        pooled_PV = self.head.classifier.weight.new_empty(len(parts), 1 + self.config.width)
+        with torch.no_grad():
+            for n, part in enumerate(parts):
+                pooled_PV[n] = self._pool(read, part, seed + n)
+        return pooled_PV
 
     def _pool(self, read: _Reader, part: Int64Array, seed: int) -> Tensor:
         """What the head says of a part [1 + W]: the logsumexp of its scores, then z over it."""
