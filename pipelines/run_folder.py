@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from wsi_hr.training.loop import BEST, LAST
 CONFIG = "config.yaml"
 SPLITS = "splits.csv"
 SPLIT_COLUMNS = ("slide_id", "patient_id", "label", "split")
+STORES = "stores.csv"
+STORE_COLUMNS = ("slide_id", "patches", "sha256")
 ANNOTATIONS = "annotations.csv"
 ANNOTATION_COLUMNS = ("slide_id", "file", "sha256")
 SIDES = ("train", "val", "test")
@@ -26,6 +29,24 @@ _MAY_CHANGE = frozenset(
     {"train.device", "train.threads", "tile.deadline_s", "tile.memory_gib", "tile.max_unreadable"}
 )
 _SHOWN = 3
+
+
+Rows = Sequence[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run learns from, as tables of its folder.
+
+    Attributes:
+        splits: of ``splits.csv``.
+        stores: of ``stores.csv``: what the patches of every slide were.
+        annotations: of ``annotations.csv``; none where the run has no annotations.
+    """
+
+    splits: Rows
+    stores: Rows
+    annotations: Rows = ()
 
 
 def split_rows(rows: Sequence[LabelRow], split_of: Mapping[str, str]) -> list[dict[str, str]]:
@@ -41,19 +62,15 @@ def split_rows(rows: Sequence[LabelRow], split_of: Mapping[str, str]) -> list[di
     ]
 
 
-def refuse_other_run(
-    run_dir: Path,
-    config: Config,
-    splits: Sequence[dict[str, str]],
-    annotations: Sequence[dict[str, str]] = (),
-) -> None:
+def refuse_other_run(run_dir: Path, config: Config, inputs: Inputs) -> None:
     """Refuse a folder whose checkpoints come of other settings, slides, labels or annotations.
 
-    A run that was stopped before its first checkpoint binds nobody.
+    Slides that were tiled again, with another result, are other ones. A run that was stopped before
+    its first checkpoint binds nobody.
 
     Raises:
         ConfigError: naming what differs, with both values.
-        LabelError: the folder's splits.csv is damaged.
+        LabelError: one of the folder's tables is damaged.
     """
     if not (run_dir / LAST).exists():
         if (run_dir / BEST).exists():
@@ -72,11 +89,15 @@ def refuse_other_run(
             f"{run_dir}: holds a run with other settings ({'; '.join(differing)}); "
             "give another -o, or the same settings to resume it"
         )
-    changes = _changes(read_splits(run_dir), splits, SPLIT_COLUMNS)
+    changes = _changes(read_splits(run_dir), inputs.splits, SPLIT_COLUMNS)
     _refuse_changes(run_dir / SPLITS, "slides, labels or splits", changes)
-    if annotations:
+    if (run_dir / STORES).exists():  # an earlier wsi-hr wrote none
+        before = _rows_of(run_dir / STORES, STORE_COLUMNS)
+        changes = _changes(before, inputs.stores, STORE_COLUMNS)
+        _refuse_changes(run_dir / STORES, "patches, before the slides were tiled again", changes)
+    if inputs.annotations:
         before = _rows_of(run_dir / ANNOTATIONS, ANNOTATION_COLUMNS)
-        changes = _changes(before, annotations, ANNOTATION_COLUMNS)
+        changes = _changes(before, inputs.annotations, ANNOTATION_COLUMNS)
         _refuse_changes(run_dir / ANNOTATIONS, "annotations", changes)
 
 
@@ -89,16 +110,12 @@ def _refuse_changes(path: Path, what: str, changes: Sequence[str]) -> None:
         )
 
 
-def claim(
-    run_dir: Path,
-    config: Config,
-    splits: Sequence[dict[str, str]],
-    annotations: Sequence[dict[str, str]] = (),
-) -> None:
-    """Write settings, splits and, where there are any, annotations down."""
-    write_table(run_dir / SPLITS, SPLIT_COLUMNS, splits)
-    if annotations:
-        write_table(run_dir / ANNOTATIONS, ANNOTATION_COLUMNS, annotations)
+def claim(run_dir: Path, config: Config, inputs: Inputs) -> None:
+    """Write settings, splits, stores and, where there are any, annotations down."""
+    write_table(run_dir / SPLITS, SPLIT_COLUMNS, inputs.splits)
+    write_table(run_dir / STORES, STORE_COLUMNS, inputs.stores)
+    if inputs.annotations:
+        write_table(run_dir / ANNOTATIONS, ANNOTATION_COLUMNS, inputs.annotations)
     else:
         (run_dir / ANNOTATIONS).unlink(missing_ok=True)
     write_text_atomic(run_dir / CONFIG, dump_config(config))

@@ -15,7 +15,7 @@ from pipelines.annotation_folder import Annotations, annotations_of
 from pipelines.lock import run_lock
 from pipelines.progress import progress_bar
 from pipelines.record import RunRecord
-from pipelines.run_folder import SIDES, claim, describe, refuse_other_run, split_rows
+from pipelines.run_folder import SIDES, Inputs, Rows, claim, describe, refuse_other_run, split_rows
 from pipelines.sentences import say
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.bags.patch_labels import PatchLabels
@@ -71,8 +71,8 @@ def train_stage(
     """Train, or go on training, one run, at the scale ``mpp`` of the store; None: at its first.
 
     With a folder of ``annotations`` the classes of patches are learned beside those of slides. The
-    run folder receives config.yaml, splits.csv, metrics.jsonl, best and last checkpoint and
-    run.json, and then annotations.csv. The same command on a run that was interrupted resumes it;
+    run folder receives config.yaml, splits.csv, stores.csv, metrics.jsonl, best and last checkpoint
+    and run.json, and then annotations.csv. The same command on a run that was interrupted resumes it;
     on a finished one it only reports. Every labelled slide is looked at before the first one is
     learned from: training does not start with a store that is damaged, since leaving it out would
     be another study.
@@ -108,7 +108,7 @@ def train_stage(
     say(console, describe(splits))
     device = pick_device(config.train.device)
     second = low_mpp(config.method)
-    tile = _common_tiling(
+    tile, stores = _looked_over(
         BagSet(store, mpp=mpp, low_mpp=second), [row["slide_id"] for row in splits]
     )
     if mpp is not None and tile.mpp != mpp:
@@ -128,13 +128,14 @@ def train_stage(
         bags = BagSet(store, mpp=tile.mpp)
         drawn = annotations_of(annotations, splits, bags, config.dense, console)
         config = config.model_copy(update={"dense": drawn.dense})
+    inputs = Inputs(splits, stores, drawn.rows() if drawn else ())
     with run_lock(run_dir):
-        return _train(table, splits, drawn, store, run_dir, config, device, console)
+        return _train(table, inputs, drawn, store, run_dir, config, device, console)
 
 
 def _train(
     table: Labels,
-    splits: list[dict[str, str]],
+    inputs: Inputs,
     drawn: Annotations | None,
     store: Place,
     run_dir: Path,
@@ -146,14 +147,14 @@ def _train(
     classes = table.classes
     label_of = {row.slide_id: classes.index(row.label) for row in table.rows}
     slides = {
-        side: tuple(row["slide_id"] for row in splits if row["split"] == side) for side in SIDES
+        side: tuple(row["slide_id"] for row in inputs.splits if row["split"] == side)
+        for side in SIDES
     }
-    drawn_rows = drawn.rows() if drawn else []
-    refuse_other_run(run_dir, config, splits, drawn_rows)
+    refuse_other_run(run_dir, config, inputs)
     torch.set_num_threads(config.train.threads or len(os.sched_getaffinity(0)))
     method = _build(config, classes, [label_of[s] for s in slides["train"]], run_dir).to(device)
     # only now: settings that cannot be built do not bind the folder
-    claim(run_dir, config, splits, drawn_rows)
+    claim(run_dir, config, inputs)
     bags = BagSet(
         store,
         label_of,
@@ -214,8 +215,8 @@ def _build(config: Config, classes: tuple[str, ...], labels: list[int], run_dir:
     return build_method(config.method, encoder, weights, config.dense)
 
 
-def _common_tiling(bags: BagSet, slide_ids: Sequence[str]) -> TileConfig:
-    """How the slides were cut, all of them alike.
+def _looked_over(bags: BagSet, slide_ids: Sequence[str]) -> tuple[TileConfig, Rows]:
+    """How the slides were cut, all of them alike, and the rows of ``stores.csv``.
 
     Sizes and small files are checked; the pixels, which take long, when they are read.
 
@@ -224,12 +225,15 @@ def _common_tiling(bags: BagSet, slide_ids: Sequence[str]) -> TileConfig:
     """
     problems: dict[str, str] = {}
     tile: TileConfig | None = None
+    rows = []
     for slide_id in slide_ids:
         try:
-            bags.open(slide_id)
-            found = bags.store(slide_id).info.tile
-            tile = tile or found
-            require_same_tiling(tile, found, bags.path(slide_id))
+            num_patches = len(bags.open(slide_id))
+            store = bags.store(slide_id)
+            tile = tile or store.info.tile
+            require_same_tiling(tile, store.info.tile, bags.path(slide_id))
+            facts = {"patches": str(num_patches), "sha256": store.content_sha256}
+            rows.append({"slide_id": slide_id, **facts})
         except WsiHrError as error:
             problems[slide_id] = str(error)
     if problems or tile is None:
@@ -239,7 +243,7 @@ def _common_tiling(bags: BagSet, slide_ids: Sequence[str]) -> TileConfig:
             f"{first}; or take the slide out of the labels. "
             f"{len(problems)} of {len(slide_ids)} labelled slides cannot be trained on{also}"
         )
-    return tile
+    return tile, rows
 
 
 def _tiling_in_words(asked: TileConfig, tile: TileConfig) -> list[str]:

@@ -18,6 +18,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from pipelines.lock import LOCK_FILE, run_lock
+from pipelines.settings import resolve
+from pipelines.tile import tile_stage
 from pipelines.train import LabelsSource, train_stage
 from wsi_hr.errors import CheckpointError, ConfigError, LabelError, StoreError, WsiHrError
 from wsi_hr.models.encoder import build_encoder
@@ -265,6 +267,27 @@ def test_other_labels_are_refused_with_both_values(own_run, store, labels, setti
             train_stage(store, write_labels(tmp_path / "l.csv", table), own_run, settings(), None)
         assert sentence in str(caught.value)
         assert "splits.csv" in str(caught.value)
+
+
+def test_slides_tiled_again_are_other_ones_if_their_patches_are(
+    own_run, own_store, cohort, labels, settings, tmp_path
+):
+    slides = shutil.copytree(cohort / "slides", tmp_path / "slides")
+    first, second = sorted(slides.iterdir())[:2]
+
+    def tiled_again() -> None:
+        shutil.rmtree(own_store / f"{first.stem}.zarr")
+        tile_stage([slides], own_store, resolve("demo", {}, ()).tile)
+
+    tiled_again()
+    train_stage(own_store, labels, own_run, settings(), None)
+    first.write_bytes(second.read_bytes())
+    tiled_again()
+    before = {path.name: path.read_bytes() for path in own_run.iterdir()}
+    sentence = rf"stores\.csv: .*tiled again .*sha256 of slide '{first.stem}'"
+    with pytest.raises(ConfigError, match=sentence):
+        train_stage(own_store, labels, own_run, settings(), None)
+    assert {path.name: path.read_bytes() for path in own_run.iterdir()} == before
 
 
 def test_a_start_that_failed_does_not_bind_the_folder(store, labels, settings, tmp_path):

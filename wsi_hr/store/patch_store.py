@@ -5,6 +5,7 @@ The writing side is :class:`PatchStoreWriter`, the reading side :class:`PatchSto
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -29,7 +30,7 @@ from wsi_hr.store.manifest import (
 from wsi_hr.store.patch_array import PatchArray
 from wsi_hr.store.patch_writer import STORE_SUFFIX, PatchStoreWriter
 from wsi_hr.store.remote_patches import RemotePatches
-from wsi_hr.store.store_info import StoreInfo, scale_name
+from wsi_hr.store.store_info import SCALE_PREFIX, StoreInfo, scale_name
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -137,6 +138,19 @@ class PatchStore:
     def virtual(self) -> bool:
         """Whether the patches are in the slide, not in the store, see :meth:`read_through`."""
         return self._patches is None
+
+    @property
+    def content_sha256(self) -> str:
+        """SHA-256 of what the manifest says of the patches at all scales, and of the slide.
+
+        Equal for the same patches of the same slide, whatever its thumbnail and mask look like.
+        """
+        lines = [
+            f"{name} {entry.size} {entry.sha256}\n"
+            for name, entry in sorted(self._manifest.files.items())
+            if name.startswith(SCALE_PREFIX)
+        ]
+        return hashlib.sha256("".join([self.info.source_sha256, *lines]).encode()).hexdigest()
 
     def read_through(self, pixels: PatchPixels) -> None:
         """Have the patches of a virtual store read by ``pixels`` from now on."""

@@ -175,6 +175,9 @@ class StoreInfo:
             raise ValueError(f"not the attributes of a patch store ({cause})") from cause
 
 
+SCALE_PREFIX = "scale_"
+
+
 def scale_name(mpp: float) -> str:
     """Name of the group that holds the patches at an asked mpp, e.g. ``scale_0.5``."""
-    return f"scale_{mpp}"
+    return f"{SCALE_PREFIX}{mpp}"
