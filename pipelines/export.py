@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -11,13 +10,14 @@ from rich.console import Console
 from pipelines.lock import run_lock
 from pipelines.progress import progress_bar
 from pipelines.record import RunRecord
+from pipelines.scales import cut_at, require_scale, too_little_tissue
 from pipelines.status import printable
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.table import write_table
 from wsi_hr.errors import ConfigError, StoreError
 from wsi_hr.exchange.export import FORMATS, export_store
 from wsi_hr.remote import Place
-from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
+from wsi_hr.store.patch_store import STORE_SUFFIX
 
 EXPORT_FILE = "export.csv"
 EXPORT_COLUMNS = ("slide_id", "output", "status", "reason", "num_patches")
@@ -67,8 +67,7 @@ def export_stage(
         raise StoreError(f"{store}: no patch store there; give the folder that wsi-hr tile wrote")
     if out.resolve() in (store.resolve(), bags.folder.resolve()):
         raise ConfigError(f"{out}: is what is read here; choose a folder of its own")
-    if mpp is not None:
-        _require_scale(bags, slide_ids, mpp)
+    require_scale(bags, slide_ids, mpp)
     record = RunRecord("export", ExportSettings(format=form, mpp=mpp))
     rows: list[dict[str, str]] = []
     with run_lock(out):
@@ -83,41 +82,14 @@ def export_stage(
     return rows
 
 
-def _require_scale(bags: BagSet, slide_ids: Sequence[str], mpp: float) -> None:
-    """Make sure that the stores were cut at a scale, as far as the first that can be read tells.
-
-    Raises:
-        ConfigError: they were not.
-    """
-    for slide_id in slide_ids:
-        try:
-            found = bags.store(slide_id)
-        except StoreError:
-            continue  # its row will say so
-        if mpp not in found.info.asked.scales:
-            raise ConfigError(f"--mpp {mpp:g}: {_other_scales(found)}")
-        return
-
-
-def _other_scales(store: PatchStore) -> str:
-    scales = " and ".join(f"{scale:g}" for scale in store.info.asked.scales)
-    return (
-        f"{store.path} was not cut at that scale, but at {scales} um/px; choose one of these, or "
-        "tile with several, as in wsi-hr tile --mpp 0.5,1.0"
-    )
-
-
 def _export_one(
     bags: BagSet, slide_id: str, out: Path, form: str, mpp: float | None
 ) -> dict[str, str]:
     row = {"slide_id": slide_id, "output": "", "status": "failed", "reason": "", "num_patches": "0"}
     try:
         store = bags.store(slide_id)
-        if mpp is not None and mpp not in store.info.asked.scales:
-            return {**row, "reason": _other_scales(store)}
-        if mpp is not None and mpp != store.info.tile.mpp:
-            reason = f"its tissue is too little for a patch at {mpp:g} um/px"
-            return {**row, "status": "skipped", "reason": reason}
+        if not cut_at(store, mpp):
+            return {**row, "status": "skipped", "reason": too_little_tissue(mpp)}
         exported = export_store(store, out, form)
     except StoreError as error:
         return {**row, "reason": str(error)}

@@ -12,6 +12,7 @@ from pipelines.contact_sheet import Entry, write_sheets
 from pipelines.lock import run_lock
 from pipelines.progress import progress_bar
 from pipelines.record import RunRecord
+from pipelines.scales import cut_at, require_scale, too_little_tissue
 from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.table import write_table
@@ -54,11 +55,12 @@ def sample_stage(
         console: where progress is shown; None: nowhere.
 
     Returns:
-        One row per store (:data:`SAMPLE_COLUMNS`) by slide id, with status ``done`` or ``failed``.
+        One row per store (:data:`SAMPLE_COLUMNS`) by slide id, with status ``done``, ``skipped``
+        (no patch of the slide is of that scale) or ``failed``.
 
     Raises:
-        WsiHrError: nothing can be done at all: no stores, settings that do not fit, another run in
-            the output folder.
+        WsiHrError: nothing can be done at all: no stores, or none of that scale, settings that do
+            not fit, another run in the output folder.
         OSError: the disk does not take it.
     """
     slide_ids = stored_slides(store)
@@ -75,6 +77,7 @@ def sample_stage(
         )
     record = RunRecord("sample", config)
     bags = BagSet(store, mpp=mpp)
+    require_scale(bags, slide_ids, mpp)
     rows: list[dict[str, str]] = []
     with run_lock(out):
         sampling = Sampling(config.sampler, config.seed, pick_device(config.train.device), out)
@@ -84,7 +87,7 @@ def sample_stage(
         try:
             with progress_bar(console, "sampling", len(slide_ids)) as advance:
                 for slide_id in slide_ids:
-                    rows.append(_sample_one(bags, slide_id, sampling, epoch, at_least, out))
+                    rows.append(_sample_one(bags, slide_id, mpp, sampling, epoch, at_least, out))
                     advance(1, slide_id)
         finally:
             sampling.forget()
@@ -103,11 +106,19 @@ def _min_patches(config: Config) -> int:
 
 
 def _sample_one(
-    bags: BagSet, slide_id: str, sampling: Sampling, epoch: int, at_least: int, out: Path
+    bags: BagSet,
+    slide_id: str,
+    mpp: float | None,
+    sampling: Sampling,
+    epoch: int,
+    at_least: int,
+    out: Path,
 ) -> dict[str, str]:
     row = {"slide_id": slide_id, "status": "failed", "reason": "", "num_patches": "0",
            "num_kept": "0"}  # fmt: skip
     try:
+        if not cut_at(bags.store(slide_id), mpp):
+            return {**row, "status": "skipped", "reason": too_little_tissue(mpp)}
         bag = bags.open(slide_id)
         chosen = sampling.choose(bag, epoch, at_least, NoMemory())
         kept_N = np.isin(bag.indices, chosen.indices)

@@ -16,6 +16,7 @@ from pipelines.lock import run_lock
 from pipelines.progress import progress_bar
 from pipelines.record import RunRecord
 from pipelines.run_folder import SIDES, Inputs, Rows, claim, describe, refuse_other_run, split_rows
+from pipelines.scales import cut_at, require_scale, too_little_tissue
 from pipelines.sentences import say
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.bags.patch_labels import PatchLabels
@@ -72,8 +73,8 @@ def train_stage(
 
     With a folder of ``annotations`` the classes of patches are learned beside those of slides. The
     run folder receives config.yaml, splits.csv, stores.csv, metrics.jsonl, best and last checkpoint
-    and run.json, and then annotations.csv. The same command on a run that was interrupted resumes it;
-    on a finished one it only reports. Every labelled slide is looked at before the first one is
+    and run.json, and then annotations.csv. The same command on a run that was interrupted resumes
+    it; on a finished one it only reports. Every labelled slide is looked at before the first one is
     learned from: training does not start with a store that is damaged, since leaving it out would
     be another study.
 
@@ -108,14 +109,10 @@ def train_stage(
     say(console, describe(splits))
     device = pick_device(config.train.device)
     second = low_mpp(config.method)
-    tile, stores = _looked_over(
-        BagSet(store, mpp=mpp, low_mpp=second), [row["slide_id"] for row in splits]
-    )
-    if mpp is not None and tile.mpp != mpp:
-        raise ConfigError(
-            f"--mpp {mpp:g}: {store} holds no patches at that scale, its first is {tile.mpp:g}; "
-            "tile with both, as in wsi-hr tile --mpp 0.5,1.0, or leave --mpp out"
-        )
+    labelled = [row["slide_id"] for row in splits]
+    bags = BagSet(store, mpp=mpp, low_mpp=second)
+    require_scale(bags, labelled, mpp)
+    tile, stores = _looked_over(bags, labelled, mpp)
     if second is not None and second <= tile.mpp:
         raise ConfigError(
             f"method.low_mpp {second:g}: must be coarser than the patches at {tile.mpp:g} um/px; "
@@ -215,7 +212,9 @@ def _build(config: Config, classes: tuple[str, ...], labels: list[int], run_dir:
     return build_method(config.method, encoder, weights, config.dense)
 
 
-def _looked_over(bags: BagSet, slide_ids: Sequence[str]) -> tuple[TileConfig, Rows]:
+def _looked_over(
+    bags: BagSet, slide_ids: Sequence[str], mpp: float | None
+) -> tuple[TileConfig, Rows]:
     """How the slides were cut, all of them alike, and the rows of ``stores.csv``.
 
     Sizes and small files are checked; the pixels, which take long, when they are read.
@@ -230,6 +229,8 @@ def _looked_over(bags: BagSet, slide_ids: Sequence[str]) -> tuple[TileConfig, Ro
         try:
             num_patches = len(bags.open(slide_id))
             store = bags.store(slide_id)
+            if not cut_at(store, mpp):
+                raise StoreError(f"{store.path}: {too_little_tissue(mpp)}")
             tile = tile or store.info.tile
             require_same_tiling(tile, store.info.tile, bags.path(slide_id))
             facts = {"patches": str(num_patches), "sha256": store.content_sha256}

@@ -20,7 +20,7 @@ from pipelines.cli import main
 from pipelines.settings import resolve
 from pipelines.tile import tile_stage
 from pipelines.train import LabelsSource, train_stage
-from wsi_hr.config import Config, resolve_config
+from wsi_hr.config import Config, TileConfig, resolve_config
 from wsi_hr.geometry import Size
 from wsi_hr.runtime import sha256_file
 from wsi_hr.testing.cohort import make_cohort
@@ -54,6 +54,17 @@ def store(cohort, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiled") / "store"
     rows = tile_stage([cohort / "slides"], folder, resolve("demo", {}, ()).tile, workers=2)
     assert {row["status"] for row in rows} == {"done"}
+    return folder
+
+
+@pytest.fixture(scope="session")
+def two_scales(cohort, tmp_path_factory) -> Path:
+    """Two slides at two scales; tests leave them as they are."""
+    folder = tmp_path_factory.mktemp("scales")
+    asked = {"mpp": 2.0, "more_mpp": [5.0], "patch_size": 64, "min_tissue": 0.0}
+    names = ("slide_001", "slide_002")
+    config = TileConfig.model_validate(asked)
+    tile_stage([cohort / f"slides/{name}.svs" for name in names], folder, config, workers=2)
     return folder
 
 

@@ -85,17 +85,6 @@ def test_one_store_alone(cli, store, tmp_path):
     assert (tmp_path / "out/patches/slide_004.h5").is_file()
 
 
-@pytest.fixture(scope="module")
-def two_scales(cohort, tmp_path_factory) -> Path:
-    """Two slides at two scales."""
-    folder = tmp_path_factory.mktemp("scales")
-    asked = {"mpp": 2.0, "more_mpp": [5.0], "patch_size": 64, "min_tissue": 0.0}
-    names = ("slide_001", "slide_002")
-    config = TileConfig.model_validate(asked)
-    tile_stage([cohort / f"slides/{name}.svs" for name in names], folder, config, workers=2)
-    return folder
-
-
 @pytest.mark.parametrize("form", FORMATS)
 def test_each_scale_of_a_store_comes_out(cli, two_scales, tmp_path, form, tree):
     for mpp, options in ((2.0, ()), (5.0, ("--mpp", "5"))):

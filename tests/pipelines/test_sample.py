@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 
 from pipelines.sample import KEPT_COLUMNS, PICTURE_PX, SAMPLE_COLUMNS, SAMPLE_FILE
+from pipelines.tile import tile_stage
 from wsi_hr.bags.bag_set import BagSet
-from wsi_hr.config import resolve_config
+from wsi_hr.config import TileConfig, resolve_config
 from wsi_hr.geometry import Size, patch_boxes
 from wsi_hr.methods.method import NoMemory
 from wsi_hr.samplers.picture import KEPT_COLOUR
+from wsi_hr.store.patch_store import PatchStore
 from wsi_hr.training.sampling import Sampling
 
 # the demo's method needs 48 patches, more than these slides have
@@ -97,6 +99,29 @@ def test_a_damaged_slide_fails_alone(cli, own_store, tmp_path):
     assert f"failed: {IDS[1]}: " in ended.out
     states = {row["slide_id"]: row["status"] for row in rows_of(out / SAMPLE_FILE)}
     assert states == dict.fromkeys(IDS, "done") | {IDS[1]: "failed"}
+
+
+def test_each_scale_of_a_store_is_shown(cli, two_scales, cohort, tmp_path):
+    patches = ("--set", "tile.patch_size=64")
+    for mpp, options in ((2.0, ()), (5.0, ("--mpp", "5"))):
+        out = tmp_path / f"{mpp}"
+        ended = cli("sample", two_scales, "-o", out, *FEW, *patches, *options)
+        assert ended.code == 0, ended.out + ended.err
+        for row in rows_of(out / SAMPLE_FILE):
+            seen = PatchStore.open(two_scales / f"{row['slide_id']}.zarr", mpp)
+            assert int(row["num_patches"]) == len(seen) == len(list(rows_of(
+                out / f"patches/{row['slide_id']}.csv"
+            )))  # fmt: skip
+    ended = cli("sample", two_scales, "-o", tmp_path / "out", *FEW, "--mpp", "0.7")
+    assert ended.code == 2
+    assert "was not cut at that scale, but at 2 and 5 um/px" in ended.err
+    config = TileConfig(mpp=2.0, more_mpp=(90.0,), patch_size=64)
+    tile_stage([cohort / "slides/slide_001.svs"], tmp_path / "coarse", config)
+    ended = cli("sample", tmp_path / "coarse", "-o", tmp_path / "out", *FEW, "--mpp", "90")
+    assert ended.code == 0
+    (row,) = rows_of(tmp_path / "out" / SAMPLE_FILE)
+    assert (row["status"], row["num_patches"]) == ("skipped", "0")
+    assert row["reason"] == "its tissue is too little for a patch at 90 um/px"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from pipelines.lock import LOCK_FILE, run_lock
 from pipelines.settings import resolve
 from pipelines.tile import tile_stage
 from pipelines.train import LabelsSource, train_stage
+from wsi_hr.config import TileConfig
 from wsi_hr.errors import CheckpointError, ConfigError, LabelError, StoreError, WsiHrError
 from wsi_hr.models.encoder import build_encoder
 from wsi_hr.training.checkpoint import load_checkpoint
@@ -356,6 +357,25 @@ def test_stores_cut_in_several_ways_are_not_mixed(own_store, cohort, labels, set
     assert "slide_004.zarr" in str(caught.value)
     assert "patch_size is 32" in str(caught.value)
     assert "stain is macenko" in str(caught.value)
+
+
+def test_a_scale_that_is_not_there_is_refused(two_scales, settings, cohort, tmp_path):
+    few = write_labels(
+        tmp_path / "labels.csv",
+        [
+            {"slide_id": f"slide_00{n}", "label": f"class {n}", "patient": f"{n}", "split": "train"}
+            for n in (1, 2)
+        ],
+    )
+    run = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"--mpp 0\.7: .* but at 2 and 5 um/px"):
+        train_stage(two_scales, few, run, settings("split.val=0", "split.test=0"), None, mpp=0.7)
+    coarse = tmp_path / "coarse"
+    config = TileConfig(mpp=2.0, more_mpp=(90.0,), patch_size=64)
+    tile_stage([cohort / f"slides/slide_00{n}.svs" for n in (1, 2)], coarse, config)
+    with pytest.raises(StoreError, match="tissue is too little for a patch at 90 um/px; or take"):
+        train_stage(coarse, few, run, settings("split.val=0", "split.test=0"), None, mpp=90)
+    assert not run.exists()
 
 
 def test_class_weights_weigh(run, store, labels, settings, tmp_path):
