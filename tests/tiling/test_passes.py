@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -182,3 +183,14 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
         LaterChunks(2, tmp_path) as later,
     ):
         later.put(np.array([1, 0]), [b"x" * 100_000, None])
+
+
+def test_what_the_disk_lost_is_told(tmp_path, monkeypatch):
+    kept = (tmp_path / "chunks").open("w+b")
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: kept)
+    with LaterChunks(2, tmp_path) as later:
+        later.put(np.array([1, 0]), [b"first", b"second"])
+        assert list(later.in_order()) == [[b"second", b"first"]]
+        os.truncate(kept.name, 8)
+        with pytest.raises(StoreError, match=r"cannot be read back .*see that the disk is sound"):
+            list(later.in_order())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -34,7 +35,7 @@ class LaterChunks:
         try:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as this
         except OSError as cause:
-            raise self._unusable(cause) from cause
+            raise self._unwritable(cause) from cause
 
     def __enter__(self) -> Self:
         return self
@@ -56,27 +57,40 @@ class LaterChunks:
                     self._offsets[patch], self._lengths[patch] = self._end, len(chunk)
                     self._end += len(chunk)
         except OSError as cause:
-            raise self._unusable(cause) from cause
+            raise self._unwritable(cause) from cause
 
     def in_order(self) -> Iterator[list[Chunk]]:
         """The chunks of all patches, from the first on, a shard's at a time.
 
         Raises:
-            StoreError: they cannot be read back.
+            StoreError: the disk did not take them all, or does not give them back.
         """
+        try:
+            self._file.flush()
+        except OSError as cause:
+            raise self._unwritable(cause) from cause
         for first in range(0, len(self._lengths), _AT_A_TIME):
             yield [self._get(patch) for patch in range(first, len(self._lengths))[:_AT_A_TIME]]
 
     def _get(self, patch: int) -> Chunk:
-        if self._lengths[patch] == _NO_CHUNK:
+        length = int(self._lengths[patch])
+        if length == _NO_CHUNK:
             return None
         try:
-            self._file.seek(self._offsets[patch])
-            return self._file.read(self._lengths[patch])
+            chunk = os.pread(self._file.fileno(), length, int(self._offsets[patch]))
         except OSError as cause:
-            raise self._unusable(cause) from cause
+            raise self._unreadable(f"{cause.strerror}") from cause
+        if len(chunk) < length:
+            raise self._unreadable("it has become shorter")
+        return chunk
 
-    def _unusable(self, cause: OSError) -> StoreError:
+    def _unreadable(self, why: str) -> StoreError:
+        return StoreError(
+            f"{self._folder}: a temporary file there cannot be read back ({why}); "
+            "see that the disk is sound, then run again"
+        )
+
+    def _unwritable(self, cause: OSError) -> StoreError:
         return StoreError(
             f"{self._folder}: cannot be written ({cause.strerror}); "
             "see that the output folder has space and may be written, then run again"
