@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 from wsi_hr.errors import ConfigError
 from wsi_hr.geometry import Pair, PatchGrid, Size
-from wsi_hr.models.encoder import load_net
 from wsi_hr.models.thumbnail_vit import (
     MAX_TOKENS,
     ThumbnailViT,
@@ -19,6 +18,7 @@ from wsi_hr.models.thumbnail_vit import (
     build_thumbnail_vit,
     token_grid,
 )
+from wsi_hr.models.timm_nets import load_net
 
 NAME = "test_vit"  # timm's own tiny one: 16 px tokens, 2 heads, a class token
 

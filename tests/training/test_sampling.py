@@ -15,8 +15,9 @@ from wsi_hr.config import Config, resolve_config
 from wsi_hr.errors import CheckpointError
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import Method, NoMemory, StepContext, Update
-from wsi_hr.models.encoder import Encoder, load_net
+from wsi_hr.models.encoder import Encoder
 from wsi_hr.models.thumbnail_vit import at_patches, build_thumbnail_vit, token_grid
+from wsi_hr.models.timm_nets import load_net
 from wsi_hr.runtime import rng_for
 from wsi_hr.samplers.attention import Attention, attention_weights
 from wsi_hr.samplers.draw import gumbel_top

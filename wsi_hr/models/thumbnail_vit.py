@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from wsi_hr.errors import ConfigError
 from wsi_hr.geometry import Float32Array, PatchGrid, Size, UInt8Array
-from wsi_hr.models.encoder import SettingKeys, frozen, load_net
+from wsi_hr.models.encoder import frozen
+from wsi_hr.models.timm_nets import SettingKeys, load_net
 
 # Letters: N patches, H heads, (r, q) tokens over the thumbnail, k width of a head.
 
