@@ -76,6 +76,19 @@ def test_one_patch_is_a_slide(name: str) -> None:
 DENSE = [name for name in HEADS if isinstance(make(name), DenseHead)]
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_one_small_slide_can_be_learned_from_alone(name: str) -> None:
+    """A biopsy, the only slide of its batch: no step may need a second one beside it."""
+    head = make(name).train()
+    emb = torch.randn(3, 16, requires_grad=True)
+    logits = head(ZBlock.of([emb], [CELLS[[0, 2, 4]]], (3, 3)))
+    logits.sum().backward()
+    assert torch.isfinite(logits).all()
+    assert emb.grad is not None
+    assert torch.isfinite(emb.grad).all()
+    assert emb.grad.any()
+
+
 def block_of(*embeddings: torch.Tensor, cells: torch.Tensor = CELLS, **facts) -> ZBlock:
     shape = facts.get("shape", (5, 4))
     return ZBlock.of(embeddings, [cells[: len(emb)] for emb in embeddings], shape)

@@ -11,6 +11,20 @@ from wsi_hr.models.z_block import ZBlock
 # Letters: B slides, D embedding, (R, Q) patch grid, C classes.
 
 
+class _BatchNorm(nn.BatchNorm2d):
+    """A batch norm that also takes a batch of one cell, as the grid of a biopsy may end in.
+
+    One value has no variance; there the running statistics stand in, as they do in eval mode.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise [B, C, R, Q]."""
+        if not self.training or x.numel() > x.shape[1]:
+            return super().forward(x)
+        mean, var = self.running_mean, self.running_var
+        return nn.functional.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
+
+
 class CNNHead(DenseHead):
     """Four blocks of 3x3 convolution over Z, then the mean over cells that hold a patch.
 
@@ -28,7 +42,7 @@ class CNNHead(DenseHead):
             nn.Sequential(
                 nn.Conv2d(widths[i], widths[i + 1], 3, stride=stride, padding=1),
                 nn.ReLU(),
-                nn.BatchNorm2d(widths[i + 1]),
+                _BatchNorm(widths[i + 1]),
                 nn.Dropout2d(dropout),
             )
             for i, stride in enumerate(self.STRIDES)
