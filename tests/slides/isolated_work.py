@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -74,6 +75,17 @@ def stop_self(path: Path) -> None:
 
 def allocate(path: Path, gib: float) -> int:
     return int(np.ones(int(gib * 2**30), np.uint8).sum())
+
+
+def start_threads(path: Path, number: int) -> int:
+    done = threading.Event()
+    threads = [threading.Thread(target=done.wait) for _ in range(number)]
+    try:
+        for thread in threads:
+            thread.start()
+    finally:
+        done.set()
+    return number
 
 
 def abort_for_memory(path: Path) -> None:

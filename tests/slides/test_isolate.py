@@ -132,6 +132,12 @@ def test_the_memory_limit_holds_and_is_named(work):
     assert fitting == 2**27
 
 
+def test_threads_for_which_there_is_no_room_are_want_of_memory(work):
+    with pytest.raises(SlideError, match=r"slide\.svs: ran out of its memory limit of 0\.1 GiB"):
+        run_isolated(work.start_threads, SLIDE, 100, deadline_s=60, memory_gib=0.1)
+    assert run_isolated(work.start_threads, SLIDE, 2, **LIMITS) == 2
+
+
 def test_an_abort_for_want_of_memory_is_recognised(work):
     with pytest.raises(SlideError, match="ran out of its memory limit of 1 GiB"):
         run_isolated(work.abort_for_memory, SLIDE, **LIMITS)

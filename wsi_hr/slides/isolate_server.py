@@ -181,7 +181,8 @@ def _limit_memory(memory_gib: float) -> None:
 
 def _as_message(error: Exception) -> tuple[str, Any]:
     """An error as something that surely arrives at the caller."""
-    if isinstance(error, MemoryError):
+    # the stack of a thread, and what it allocates from, are address space before they are used
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
         return "memory", None
     trace = "".join(traceback.format_exception(error))
     try:
