@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +21,8 @@ from rich.progress import (
 )
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _LOG_EVERY_S = 60.0  # for a batch system's log, with --verbose
 
@@ -48,6 +51,19 @@ def progress_bar(
             progress.update(task, advance=steps, note=note)
 
         yield advance
+
+
+@contextmanager
+def counted(console: Console | None, what: str, items: Sequence[T]) -> Iterator[Iterator[T]]:
+    """Yield ``items`` one by one, with a bar as :func:`progress_bar` draws it."""
+    with progress_bar(console, what, len(items)) as advance:
+
+        def one_by_one() -> Iterator[T]:
+            for item in items:
+                yield item
+                advance(1, "")
+
+        yield one_by_one()
 
 
 class SlideTally:

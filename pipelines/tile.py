@@ -19,7 +19,7 @@ from pipelines.contact_sheet import SHEET, write_contact_sheets
 from pipelines.disk import require_room
 from pipelines.lock import run_lock
 from pipelines.mask_folder import masks_of
-from pipelines.progress import slide_bar
+from pipelines.progress import counted, slide_bar
 from pipelines.qc_table import write_qc
 from pipelines.record import RunRecord
 from pipelines.replacement import bring_back, drop_outdated, outdated_path, sweep_attempts
@@ -104,23 +104,24 @@ def tile_stage(
         digests: dict[str, list[str]] = defaultdict(list)
         jobs = []
         qc_of: dict[str, tuple[str, QcSummary | None]] = {}
-        for record in records:
-            if record.problem is not None:
-                table.put(unusable_row(record))
-                continue
-            try:
-                job = tile_job(record, store, config, mpp_override, coords, mask_paths)
-            except CoordsError as error:
-                table.put(status_row(record.slide_id, record.path, "failed", str(error)))
-                continue
-            kept = _finished_store(job)
-            if kept is None:
-                jobs.append(job)
-            else:
-                digests[kept.info.source_sha256].append(record.slide_id)
-                qc_of[record.slide_id] = kept.info.segmenter, kept.info.qc
-                earlier = table.earlier.get(record.slide_id, {})
-                table.put(_kept_row(record, kept, earlier.get("seconds", "")))
+        with counted(console, "looking at slides", records) as looked_at:
+            for record in looked_at:
+                if record.problem is not None:
+                    table.put(unusable_row(record))
+                    continue
+                try:
+                    job = tile_job(record, store, config, mpp_override, coords, mask_paths)
+                except CoordsError as error:
+                    table.put(status_row(record.slide_id, record.path, "failed", str(error)))
+                    continue
+                kept = _finished_store(job)
+                if kept is None:
+                    jobs.append(job)
+                else:
+                    digests[kept.info.source_sha256].append(record.slide_id)
+                    qc_of[record.slide_id] = kept.info.segmenter, kept.info.qc
+                    earlier = table.earlier.get(record.slide_id, {})
+                    table.put(_kept_row(record, kept, earlier.get("seconds", "")))
         require_room(jobs, where.workers)
         try:
             with slide_bar(console, "tiling", len(records), len(records) - len(jobs)) as bar:

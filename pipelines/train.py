@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pipelines.annotation_folder import Annotations, annotations_of
 from pipelines.lock import run_lock
-from pipelines.progress import progress_bar
+from pipelines.progress import counted, progress_bar
 from pipelines.record import RunRecord
 from pipelines.run_folder import SIDES, Inputs, Rows, claim, describe, refuse_other_run, split_rows
 from pipelines.scales import cut_at, require_scale, too_little_tissue
@@ -112,7 +112,7 @@ def train_stage(
     labelled = [row["slide_id"] for row in splits]
     bags = BagSet(store, mpp=mpp, low_mpp=second)
     require_scale(bags, labelled, mpp)
-    tile, stores = _looked_over(bags, labelled, mpp)
+    tile, stores = _looked_over(bags, labelled, mpp, console)
     if second is not None and second <= tile.mpp:
         raise ConfigError(
             f"method.low_mpp {second:g}: must be coarser than the patches at {tile.mpp:g} um/px; "
@@ -213,7 +213,7 @@ def _build(config: Config, classes: tuple[str, ...], labels: list[int], run_dir:
 
 
 def _looked_over(
-    bags: BagSet, slide_ids: Sequence[str], mpp: float | None
+    bags: BagSet, slide_ids: Sequence[str], mpp: float | None, console: Console | None
 ) -> tuple[TileConfig, Rows]:
     """How the slides were cut, all of them alike, and the rows of ``stores.csv``.
 
@@ -225,18 +225,19 @@ def _looked_over(
     problems: dict[str, str] = {}
     tile: TileConfig | None = None
     rows = []
-    for slide_id in slide_ids:
-        try:
-            num_patches = len(bags.open(slide_id))
-            store = bags.store(slide_id)
-            if not cut_at(store, mpp):
-                raise StoreError(f"{store.path}: {too_little_tissue(mpp)}")
-            tile = tile or store.info.tile
-            require_same_tiling(tile, store.info.tile, bags.path(slide_id))
-            facts = {"patches": str(num_patches), "sha256": store.content_sha256}
-            rows.append({"slide_id": slide_id, **facts})
-        except WsiHrError as error:
-            problems[slide_id] = str(error)
+    with counted(console, "looking at stores", slide_ids) as looked_at:
+        for slide_id in looked_at:
+            try:
+                num_patches = len(bags.open(slide_id))
+                store = bags.store(slide_id)
+                if not cut_at(store, mpp):
+                    raise StoreError(f"{store.path}: {too_little_tissue(mpp)}")
+                tile = tile or store.info.tile
+                require_same_tiling(tile, store.info.tile, bags.path(slide_id))
+                facts = {"patches": str(num_patches), "sha256": store.content_sha256}
+                rows.append({"slide_id": slide_id, **facts})
+            except WsiHrError as error:
+                problems[slide_id] = str(error)
     if problems or tile is None:
         first, *others = problems.values()
         also = f" (also: {', '.join(list(problems)[1:])})" if others else ""

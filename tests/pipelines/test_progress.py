@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from pipelines import progress
-from pipelines.progress import SlideTally, slide_bar
+from pipelines.progress import SlideTally, counted, slide_bar
 
 
 class Clock:
@@ -54,6 +54,18 @@ def test_a_terminal_sees_rates_and_a_file_sees_nothing():
             bar.finished("a", 2)
         assert ("2 of 3 slides" in file.getvalue()) == terminal
         assert ("slides/h, ETA" in file.getvalue()) == terminal
+
+
+def test_items_are_counted_on_a_terminal_and_come_in_their_order_anyway():
+    for terminal in (True, False):
+        file = io.StringIO()
+        console = Console(file=file, force_terminal=terminal, width=200)
+        with counted(console, "looking", ["a", "b", "c"]) as items:
+            assert [next(items), next(items), next(items)] == ["a", "b", "c"]
+            assert next(items, "") == ""
+        assert ("3/3" in file.getvalue()) == terminal
+    with counted(None, "looking", [1]) as items:
+        assert list(items) == [1]
 
 
 def test_a_log_gets_a_line_a_minute(monkeypatch, caplog):

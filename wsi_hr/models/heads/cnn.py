@@ -17,12 +17,12 @@ class _BatchNorm(nn.BatchNorm2d):
     One value has no variance; there the running statistics stand in, as they do in eval mode.
     """
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalise [B, C, R, Q]."""
-        if not self.training or x.numel() > x.shape[1]:
-            return super().forward(x)
+        if not self.training or input.numel() > input.shape[1]:
+            return super().forward(input)
         mean, var = self.running_mean, self.running_var
-        return nn.functional.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
+        return nn.functional.batch_norm(input, mean, var, self.weight, self.bias, eps=self.eps)
 
 
 class CNNHead(DenseHead):
