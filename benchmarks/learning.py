@@ -5,11 +5,12 @@
 Every method learns with the same encoder on the same patches: milliseconds a step, peak memory
 (above that of the same process before its first step; on CUDA the device's), and the held-out AUC
 on a cohort with planted lesions, which has an encoder of its own. A frozen pass is the bare
-encoder's forward over the same patches, timed before and after whatever is told in it. Medians are
-printed with the least and greatest; all numbers are in the JSON. ``--quick`` measures the same
-with a smaller encoder, fewer rounds, and a cohort too small for its AUC to say much. The JSON is
-written after every part; ``--only`` measures one part anew and keeps the others that stand there,
-and of that part the rows that ``--row`` does not name.
+encoder's forward over the same patches, timed before and after whatever is told in it. On a cohort
+of larger slides the choices of a scan that is refreshed in part are held against those of a full
+one. Medians are printed with the least and greatest; all numbers are in the JSON. ``--quick``
+measures the same with a smaller encoder, fewer rounds, and cohorts too small to say much. The JSON
+is written after every part; ``--only`` measures one part anew and keeps the others that stand
+there, and of that part the rows that ``--row`` does not name.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 
 from benchmarks.learning_cohort import Cohort, measure_metrics
 from benchmarks.learning_memory import measure_memory
+from benchmarks.learning_refresh import measure_refresh
 from benchmarks.learning_report import Part, print_table, report_of
 from benchmarks.learning_rows import ROWS, reason
 from benchmarks.learning_time import Missing, measure_passes, measure_steps
@@ -49,6 +51,7 @@ class Scale:
         memory_px: edge of a patch there.
         memory_sizes: N there, rising.
         cohort: what the methods are told apart on.
+        refresh_cohort: what DBPS learns while its refreshed scan is held against a full one.
     """
 
     encoder: str = "resnet18"
@@ -61,6 +64,7 @@ class Scale:
     memory_px: int = 32
     memory_sizes: tuple[int, ...] = (1_000, 10_000, 100_000)
     cohort: Cohort = Cohort()
+    refresh_cohort: Cohort = Cohort(num_slides=30, size_px=12288, epochs=12)
 
     @property
     def settings(self) -> list[str]:
@@ -72,6 +76,7 @@ FULL = Scale()
 QUICK = Scale(
     encoder="resnet10t", patch_px=32, num_bags=1, pass_patches=512, repeats=3,
     memory_px=16, cohort=Cohort(num_slides=12, size_px=3072, epochs=2),
+    refresh_cohort=Cohort(num_slides=12, size_px=6144, epochs=6),
 )  # fmt: skip
 
 
@@ -199,12 +204,21 @@ def measure_cohort(scale: Scale, rows: Sequence[str]) -> Iterator[Part]:
         yield {"metrics": metrics, "missing": missing, "metric": scale.cohort.metric}
 
 
+def measure_refreshed(scale: Scale, _: Sequence[str]) -> Iterator[Part]:
+    """What a scan that is refreshed in part misses."""
+    try:
+        yield {"refresh": measure_refresh(scale.refresh_cohort), "missing": {}}
+    except Exception as error:  # one part's failure is no other's
+        yield {"refresh": {}, "missing": {"dbps": reason(error)}}
+
+
 PARTS: dict[str, Callable[[Scale, Sequence[str]], Iterator[Part]]] = {
     "steps": measure_all_steps,
     "passes": measure_all_passes,
     "peaks": measure_peaks,
     "flatness": measure_flatness,
     "cohort": measure_cohort,
+    "refresh": measure_refreshed,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from benchmarks.learning_rows import ROWS, reason
 from pipelines.settings import resolve
 from pipelines.tile import tile_stage
 from pipelines.train import LabelsSource, train_stage
+from wsi_hr.config import Config
 from wsi_hr.testing.cohort import make_cohort
 
 
@@ -40,7 +42,22 @@ class Cohort:
 
 
 # Steady-state settings of the table's rows would leave out what makes a method learn from scratch.
-_AS_SHIPPED = "method.explore="
+AS_SHIPPED = "method.explore="
+
+
+@contextmanager
+def tiled(cohort: Cohort) -> Iterator[Path]:
+    """A folder that holds ``store`` and ``labels.csv`` of a cohort, for as long as it is asked."""
+    with tempfile.TemporaryDirectory(prefix="wsi-hr-bench-") as scratch:
+        folder = Path(scratch)
+        make_cohort(folder, num_slides=cohort.num_slides, size_px=cohort.size_px, seed=cohort.seed)
+        tile_stage([folder / "slides"], folder / "store", resolve("demo", {}, ()).tile)
+        yield folder
+
+
+def settings_for(cohort: Cohort, assignments: Sequence[str]) -> Config:
+    """The demo's settings, but for what is assigned as by ``--set``."""
+    return resolve("demo", {"seed": cohort.seed, "train.epochs": cohort.epochs}, assignments)
 
 
 Metrics = dict[str, dict[str, float]]
@@ -52,15 +69,11 @@ def measure_metrics(
     """Metrics of ``rows`` on the held-out slides, and which have none, and why; so far."""
     metrics: Metrics = {}
     missing: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="wsi-hr-bench-") as scratch:
-        folder = Path(scratch)
-        make_cohort(folder, num_slides=cohort.num_slides, size_px=cohort.size_px, seed=cohort.seed)
-        tile_stage([folder / "slides"], folder / "store", resolve("demo", {}, ()).tile)
+    with tiled(cohort) as folder:
         for name in rows:
-            chosen = [text for text in ROWS[name].settings if not text.startswith(_AS_SHIPPED)]
-            options = {"seed": cohort.seed, "train.epochs": cohort.epochs}
+            chosen = [text for text in ROWS[name].settings if not text.startswith(AS_SHIPPED)]
             try:
-                config = resolve("demo", options, chosen)
+                config = settings_for(cohort, chosen)
                 labels = LabelsSource(folder / "labels.csv")
                 report = train_stage(folder / "store", labels, folder / name, config, None)
             except Exception as error:  # one method's failure is no other's

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import Any
 
 from benchmarks.learning_rows import ROWS
 from benchmarks.measure import TARGET_HEADING, Rounds, Target
 
 Part = dict[str, Any]
-"""What one part of the benchmark found: ``rounds``, ``peaks``, ``memory`` or ``metrics`` by name;
-``missing`` and why; ``machine``."""
+"""What one part of the benchmark found: ``rounds``, ``peaks``, ``memory``, ``metrics`` or
+``refresh`` by name; ``missing`` and why; ``machine``."""
 
 TARGETS = {
     "dbps_vs_gd_time_x": Target("DBPS step against all patches: time, x", 0.5, 0.4, low=True),
@@ -36,6 +37,7 @@ def report_of(parts: dict[str, Part], scale: dict[str, Any]) -> dict[str, Any]:
     peaks: dict[str, float] = parts.get("peaks", {}).get("peaks", {})
     memory = parts.get("flatness", {}).get("memory", {})
     metrics = parts.get("cohort", {}).get("metrics", {})
+    refresh = parts.get("refresh", {}).get("refresh", {})
     report = {
         "methods": {
             name: {
@@ -52,6 +54,12 @@ def report_of(parts: dict[str, Part], scale: dict[str, Any]) -> dict[str, Any]:
         **{name: _median(rounds, name) for name in parts.get("passes", {}).get("rounds", {})},
         "memory_ratio_100k_1k": _worst_ratio(memory, with_idle=True),
         "memory_above_idle_ratio_100k_1k": _worst_ratio(memory, with_idle=False),
+        "refreshed_scan": {
+            name: statistics.median(values)
+            for name, values in refresh.items()
+            if name != "metrics" and values
+        }
+        | {"auc": refresh.get("metrics", {}).get("auc")},
         "spread": {name: rounds.spread(name) for name in rounds.values},
         "scale": scale,
         "parts": parts,
@@ -89,9 +97,22 @@ def print_table(report: dict) -> None:
         print(target.line(value, *report["spread"].get(name, (value, value))))
     above = report["memory_above_idle_ratio_100k_1k"]
     print(f"peak above the idle process, N = 100,000 / 1,000, worst: {above or math.nan:.4g}")
+    if "salient" in report["refreshed_scan"]:
+        print(_refreshed_line(report["refreshed_scan"], parts["refresh"]["refresh"]))
     for what, part in parts.items():
         for name, why in part.get("missing", {}).items():
             print(f"not measured: {what} of {name}: {why}")
+
+
+def _refreshed_line(found: dict[str, float], epochs: dict[str, list[float]]) -> str:
+    def percent(name: str) -> str:
+        return f"{100 * found[name]:.0f} % (worst epoch {100 * min(epochs[name]):.0f})"
+
+    return (
+        f"refreshed scan: scores {100 * found['scored']:.0f} % of the patches anew and finds "
+        f"{percent('salient')} of the salient patches of a full one, {percent('sub_salient')} of "
+        f"the sub-salient ones; AUC {found['auc']:.4g}"
+    )
 
 
 def _worst_ratio(memory: dict[str, dict[str, float]], *, with_idle: bool) -> float | None:

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.learning import PARTS, Scale, main
 from benchmarks.learning_cohort import Cohort
 from benchmarks.learning_memory import measure_memory
+from benchmarks.learning_refresh import FIGURES
 from benchmarks.learning_report import TARGETS, print_table, report_of
 from benchmarks.learning_rows import ROWS
 from benchmarks.measure import Target
@@ -21,6 +22,7 @@ TINY = Scale(
     encoder="test_resnet", patch_px=16, num_bags=2, num_patches=24, pass_patches=64, repeats=2,
     memory_encoder="test_resnet", memory_px=8, memory_sizes=(10, 20),
     cohort=Cohort(num_slides=6, size_px=1024, epochs=1),
+    refresh_cohort=Cohort(num_slides=6, size_px=6144, epochs=3),
 )  # fmt: skip
 
 
@@ -47,6 +49,13 @@ def test_every_method_is_measured_and_written(tmp_path, capsys) -> None:
         least, most = report["spread"][name]
         assert least == pytest.approx(min(values), rel=1e-4)
         assert most == pytest.approx(max(values), rel=1e-4)
+    refresh = report["parts"]["refresh"]["refresh"]
+    # the first of three epochs explores, the next scores all patches: one is refreshed
+    assert [len(refresh[name]) for name in FIGURES] == [1, 1, 1]
+    found = report["refreshed_scan"]
+    assert 0 < found["scored"] < 1
+    assert 0 < found["salient"] <= 1
+    assert 0 < found["sub_salient"] <= 1
     methods = report["methods"]
     each = np.divide(rounds["dbps_ms"], rounds["gd_ms"])
     assert report["dbps_vs_gd_time_x"] == pytest.approx(np.median(each), rel=1e-3)
@@ -55,6 +64,7 @@ def test_every_method_is_measured_and_written(tmp_path, capsys) -> None:
     out = capsys.readouterr().out
     for row in ROWS.values():
         assert row.what in out
+    assert "refreshed scan: scores" in out
     assert "not measured" not in out
     capsys.readouterr()
     main(["--json", str(path), "--only", "steps"], TINY)

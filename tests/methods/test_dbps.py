@@ -17,6 +17,7 @@ from wsi_hr.methods.dbps import DBPS
 from wsi_hr.methods.dual_buffer import Candidates, DualBuffer, half_sampled, score
 from wsi_hr.methods.ips import IPS
 from wsi_hr.methods.method import StepContext
+from wsi_hr.methods.scan import Anew, carried_over
 from wsi_hr.models.attention import DualAttention
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.slide_prediction import Role
@@ -322,17 +323,47 @@ def test_a_refreshed_scan_scores_the_best_the_new_and_a_part_anew() -> None:
     exact, _ = scan(method, bag.subset(np.arange(0, 90)))
     assert first[0].tolist() == exact.salient.index.tolist()
     with torch.no_grad():
-        method.encoder.table.mul_(1.01)
-    seen: list[int] = []
-    whole = method.encoder.forward
-    method.encoder.forward = lambda patches: seen.append(len(patches)) or whole(patches)
+        method.encoder.table.add_(0.01 * torch.randn(100, 8))
     choose(method, bag, where)
-    changed = ~(notes["slide"] == before).all(0)
-    assert changed[90:].all()
+    anew = (notes["slide"] == scan(method, bag)[1].numpy()).all(0)
     # the best 2 (M + S) = 20, the 10 never seen, and a fifth of the other 70
-    assert changed.sum() == 20 + 10 + 14
+    assert anew.sum() == 20 + 10 + 14
+    assert anew[90:].all()
     best = score(torch.from_numpy(before[:, :90])).topk(20).indices.numpy()
-    assert changed[best].all()
+    assert anew[best].all()
+
+
+def test_what_is_not_scored_anew_moves_with_what_is() -> None:
+    """Embeddings that grow move all logits along a line, which a part of them is enough to tell."""
+    torch.manual_seed(12)
+    method = make(torch.randn(300, 8), score="global", scan_refresh=0.1)
+    bag, notes = numbered_bag(np.arange(300)), Notes()
+    where = StepContext(1.0, lambda _: np.random.default_rng(0), notes)
+    choose(method, bag, where)
+    before = notes["slide"].copy()
+    with torch.no_grad():
+        method.encoder.table.mul_(1.5)
+    salient, sub = choose(method, bag, where)
+    buffer, logits = scan(method, bag)
+    assert not np.allclose(before, logits.numpy(), atol=1e-2)
+    assert np.allclose(notes["slide"], logits.numpy(), atol=1e-5)
+    assert salient.tolist() == buffer.salient.index.tolist()
+    assert sub.index.tolist() == buffer.sub_salient.index.tolist()
+
+
+def test_logits_are_carried_over_by_what_few_patches_tell() -> None:
+    before = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]])
+    few = Anew(np.array([0, 2, 4]), np.array([2, 4]))
+    # two patches tell of an offset of 10 on the average; patch 0 was one of the best, no sample
+    moved = carried_over(before, few, torch.tensor([[50.0, 11.0, 15.0]]))
+    assert moved.tolist() == [[50.0, 11.0, 11.0, 13.0, 15.0, 15.0, 16.0, 17.0, 18.0, 19.0]]
+    nobody = Anew(np.array([0]), np.array([], np.int64))
+    assert carried_over(before, nobody, torch.tensor([[7.0]]))[0, :2].tolist() == [7.0, 1.0]
+    many = Anew(np.arange(8), np.arange(8))
+    assert carried_over(before, many, 3 * before[:, :8] - 1)[0, 8:].tolist() == [23.0, 26.0]
+    assert carried_over(before, many, -before[:, :8])[0, 8:].tolist() == [-3.5, -3.5]
+    same = torch.ones(1, 10)
+    assert carried_over(same, many, before[:, :8])[0, 8:].tolist() == [3.5, 3.5]
 
 
 def test_all_refreshed_is_the_full_scan() -> None:

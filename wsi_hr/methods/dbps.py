@@ -26,7 +26,7 @@ from wsi_hr.methods.dual_buffer import (
     select_global,
 )
 from wsi_hr.methods.method import Method, StepContext, Update
-from wsi_hr.methods.scan import Scan, refreshed
+from wsi_hr.methods.scan import Scan, carried_over, refreshed
 from wsi_hr.models.aggregators import build_aggregator
 from wsi_hr.models.attention import sinusoid
 from wsi_hr.models.encoder import Encoder, frozen
@@ -191,17 +191,22 @@ class DBPS(Method):
         self, bags: Sequence[Bag], rngs: Sequence[np.random.Generator], context: StepContext
     ) -> list[Candidates]:
         """All patches of every bag with their logits, in part those of the epoch before."""
-        everything, anew = [], []
+        known, anew = [], []
         for bag, rng in zip(bags, rngs, strict=True):
             before = context.memory.recall(bag.slide_id) if self.remembers else None
             if before is None:
                 before = np.full((self.aggregate.num_rows, len(bag.source.valid)), np.nan, "f4")
             before_JN = torch.from_numpy(before[:, bag.indices])
-            everything.append(before_JN)
+            known.append(before_JN)
             num_best = 2 * (self.config.num_salient + self._num_sub([bag]))
             anew.append(refreshed(before_JN, self.config.scan_refresh, num_best, score, rng))
-        for before_JN, fresh in zip(everything, self._scanner().logits(bags, anew), strict=True):
-            before_JN[:, fresh.index.cpu()] = fresh.logits.cpu()
+        wanted = [which.chosen for which in anew]
+        everything = [
+            carried_over(before_JN, which, fresh.logits.cpu())
+            for before_JN, which, fresh in zip(
+                known, anew, self._scanner().logits(bags, wanted), strict=True
+            )
+        ]
         for bag, logits_JN in zip(bags, everything, strict=True):
             context.keep(bag, logits_JN)
         device = self.encoder.device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from wsi_hr.models.encoder import Encoder, embed_packed, frozen
 
 Place = Callable[[Bag, Int64Array, Tensor], Tensor]
 """Adds what is known of where patches lie to their embeddings [K, D]."""
+
+
+_ENOUGH_FOR_A_SLOPE = 8  # patches; fewer tell where logits went on the whole, not how they spread
 
 
 class Scan:
@@ -95,10 +99,22 @@ class Scan:
         return self._attention.num_rows
 
 
+class Anew(NamedTuple):
+    """Patches to score anew, as sorted positions.
+
+    Attributes:
+        chosen: i64[K] all of them.
+        drawn: i64[L] those among them that were drawn, of all that have a logit and are not best.
+    """
+
+    chosen: Int64Array
+    drawn: Int64Array
+
+
 def refreshed(
     before_JN: Tensor, share: float, num_best: int, score: Callable[[Tensor], Tensor],
     rng: np.random.Generator,
-) -> Int64Array:  # fmt: skip
+) -> Anew:  # fmt: skip
     """Which patches to score anew: those never scored, the best so far, and a random part.
 
     Args:
@@ -107,9 +123,6 @@ def refreshed(
         num_best: how many of the best so far.
         score: of logits [J, L], higher is better.
         rng: draws.
-
-    Returns:
-        Sorted positions i64[K].
     """
     known = ~before_JN.isnan().any(0)
     chosen = ~known
@@ -117,6 +130,36 @@ def refreshed(
     best = score(before_JN[:, at]).argsort(descending=True, stable=True)[:num_best]
     chosen[at[best]] = True
     others = (~chosen).nonzero()[:, 0].numpy()
-    drawn = rng.permutation(others)[: round(share * len(others))]
+    drawn = np.sort(rng.permutation(others)[: round(share * len(others))])
     chosen[torch.from_numpy(drawn)] = True
-    return chosen.nonzero()[:, 0].numpy()
+    return Anew(chosen.nonzero()[:, 0].numpy(), drawn)
+
+
+def carried_over(before_JN: Tensor, anew: Anew, now_JK: Tensor) -> Tensor:
+    """Logits of all patches now: those scored anew, and the others as they have likely become.
+
+    While the encoder learns, all logits move; how, is told by the patches that were drawn: theirs
+    before and now give a line for each row (least squares), on which the others are moved along.
+
+    Args:
+        before_JN: logits kept of the epoch before.
+        anew: which were scored anew.
+        now_JK: their logits.
+
+    Returns:
+        f32[J, N].
+    """
+    logits_JN = before_JN.clone()
+    if len(anew.drawn):
+        x = before_JN[:, anew.drawn].double()
+        y = now_JK[:, np.searchsorted(anew.chosen, anew.drawn)].double()
+        x_mean, y_mean = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
+        slope = torch.ones_like(x_mean)
+        if len(anew.drawn) >= _ENOUGH_FOR_A_SLOPE:
+            covariance = ((x - x_mean) * (y - y_mean)).sum(1, keepdim=True)
+            spread = (x - x_mean).square().sum(1, keepdim=True)
+            # where before says nothing of now, or the contrary, the others are all alike
+            slope = (covariance / spread).nan_to_num(0, 0, 0).clamp_min(0)
+        logits_JN = (y_mean + slope * (before_JN - x_mean)).float()
+    logits_JN[:, anew.chosen] = now_JK
+    return logits_JN
