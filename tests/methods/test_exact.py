@@ -61,7 +61,6 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.parametrize("head", HEADS)
 def test_it_equals_autograd_through_the_whole_batch(head: str, block: int | None) -> None:
     method = make(head=head, block=block)
-    # the batch norm of the CNN head would want more than one cell per channel
     slides = bags()
     expected = whole_slide_gradient(method, slides)
     for name, grad in exact_gradient(method, slides).items():
