@@ -325,7 +325,7 @@ def test_a_refreshed_scan_scores_the_best_the_new_and_a_part_anew() -> None:
     with torch.no_grad():
         method.encoder.table.add_(0.01 * torch.randn(100, 8))
     choose(method, bag, where)
-    anew = (notes["slide"] == scan(method, bag)[1].numpy()).all(0)
+    anew = np.isclose(notes["slide"], scan(method, bag)[1].numpy(), rtol=0, atol=1e-6).all(0)
     # the best 2 (M + S) = 20, the 10 never seen, and a fifth of the other 70
     assert anew.sum() == 20 + 10 + 14
     assert anew[90:].all()
@@ -351,9 +351,29 @@ def test_what_is_not_scored_anew_moves_with_what_is() -> None:
     assert sub.index.tolist() == buffer.sub_salient.index.tolist()
 
 
+def test_what_a_sampler_drops_for_an_epoch_is_not_new_to_the_next() -> None:
+    torch.manual_seed(13)
+    method = make(torch.randn(200, 8), score="global", scan_refresh=0.25)
+    bag, notes = numbered_bag(np.arange(200)), Notes()
+    where = StepContext(1.0, lambda _: np.random.default_rng(0), notes)
+    choose(method, bag, where)
+    for scale in (1.5, 1.2):
+        with torch.no_grad():
+            method.encoder.table.mul_(scale)
+        choose(method, bag.subset(np.arange(0, 150)), where)
+    logits = scan(method, bag)[1].numpy()
+    assert np.allclose(notes["slide"][:, 150:], logits[:, 150:], atol=1e-5)
+    with torch.no_grad():
+        method.encoder.table.add_(0.01 * torch.randn(200, 8))
+    choose(method, bag, where)
+    anew = np.isclose(notes["slide"], scan(method, bag)[1].numpy(), rtol=0, atol=1e-6).all(0)
+    # the best 2 (M + S) = 20, and a quarter of the other 180
+    assert anew.sum() == 20 + 45
+
+
 def test_logits_are_carried_over_by_what_few_patches_tell() -> None:
     before = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]])
-    few = Anew(np.array([0, 2, 4]), np.array([2, 4]))
+    few = Anew(np.array([0, 2, 4]), np.array([1, 2]))
     # two patches tell of an offset of 10 on the average; patch 0 was one of the best, no sample
     moved = carried_over(before, few, torch.tensor([[50.0, 11.0, 15.0]]))
     assert moved.tolist() == [[50.0, 11.0, 11.0, 13.0, 15.0, 15.0, 16.0, 17.0, 18.0, 19.0]]

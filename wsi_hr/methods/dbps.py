@@ -26,7 +26,7 @@ from wsi_hr.methods.dual_buffer import (
     select_global,
 )
 from wsi_hr.methods.method import Method, StepContext, Update
-from wsi_hr.methods.scan import Scan, carried_over, refreshed
+from wsi_hr.methods.scan import Anew, Scan, carried_over, refreshed
 from wsi_hr.models.aggregators import build_aggregator
 from wsi_hr.models.attention import sinusoid
 from wsi_hr.models.encoder import Encoder, frozen
@@ -190,25 +190,26 @@ class DBPS(Method):
     def _scored(
         self, bags: Sequence[Bag], rngs: Sequence[np.random.Generator], context: StepContext
     ) -> list[Candidates]:
-        """All patches of every bag with their logits, in part those of the epoch before."""
+        """All patches of every bag with their logits, in part those of earlier epochs."""
         known, anew = [], []
         for bag, rng in zip(bags, rngs, strict=True):
             before = context.memory.recall(bag.slide_id) if self.remembers else None
             if before is None:
                 before = np.full((self.aggregate.num_rows, len(bag.source.valid)), np.nan, "f4")
-            before_JN = torch.from_numpy(before[:, bag.indices])
-            known.append(before_JN)
+            known.append(torch.from_numpy(before))
             num_best = 2 * (self.config.num_salient + self._num_sub([bag]))
-            anew.append(refreshed(before_JN, self.config.scan_refresh, num_best, score, rng))
+            share = self.config.scan_refresh
+            anew.append(refreshed(known[-1][:, bag.indices], share, num_best, score, rng))
         wanted = [which.chosen for which in anew]
-        everything = [
-            carried_over(before_JN, which, fresh.logits.cpu())
-            for before_JN, which, fresh in zip(
-                known, anew, self._scanner().logits(bags, wanted), strict=True
-            )
-        ]
-        for bag, logits_JN in zip(bags, everything, strict=True):
-            context.keep(bag, logits_JN)
+        everything = []
+        for bag, before_JN, which, fresh in zip(
+            bags, known, anew, self._scanner().logits(bags, wanted), strict=True
+        ):
+            # patches that the bag leaves out this time move along with the others
+            of_source = Anew(bag.indices[which.chosen], which.drawn)
+            logits_JN = carried_over(before_JN, of_source, fresh.logits.cpu())
+            context.memory.keep(bag.slide_id, logits_JN.numpy())
+            everything.append(logits_JN[:, bag.indices])
         device = self.encoder.device
         return [
             Candidates(

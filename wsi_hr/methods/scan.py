@@ -100,11 +100,11 @@ class Scan:
 
 
 class Anew(NamedTuple):
-    """Patches to score anew, as sorted positions.
+    """Patches to score anew.
 
     Attributes:
-        chosen: i64[K] all of them.
-        drawn: i64[L] those among them that were drawn, of all that have a logit and are not best.
+        chosen: i64[K] positions of all of them.
+        drawn: i64[L] which of these K were drawn, of all that have a logit and are not best.
     """
 
     chosen: Int64Array
@@ -132,7 +132,8 @@ def refreshed(
     others = (~chosen).nonzero()[:, 0].numpy()
     drawn = np.sort(rng.permutation(others)[: round(share * len(others))])
     chosen[torch.from_numpy(drawn)] = True
-    return Anew(chosen.nonzero()[:, 0].numpy(), drawn)
+    positions = chosen.nonzero()[:, 0].numpy()
+    return Anew(positions, np.searchsorted(positions, drawn))
 
 
 def carried_over(before_JN: Tensor, anew: Anew, now_JK: Tensor) -> Tensor:
@@ -151,8 +152,8 @@ def carried_over(before_JN: Tensor, anew: Anew, now_JK: Tensor) -> Tensor:
     """
     logits_JN = before_JN.clone()
     if len(anew.drawn):
-        x = before_JN[:, anew.drawn].double()
-        y = now_JK[:, np.searchsorted(anew.chosen, anew.drawn)].double()
+        x = before_JN[:, anew.chosen[anew.drawn]].double()
+        y = now_JK[:, anew.drawn].double()
         x_mean, y_mean = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
         slope = torch.ones_like(x_mean)
         if len(anew.drawn) >= _ENOUGH_FOR_A_SLOPE:
