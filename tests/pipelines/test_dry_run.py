@@ -61,7 +61,8 @@ def test_what_is_planned_comes_true(slides, tmp_path, codec):
         if row["status"] == "done":
             size = size_of(store / f"{slide_id}.zarr")
             assert float(planned[slide_id]["bytes"]) == pytest.approx(size, rel=0.1)
-            assert float(planned[slide_id]["seconds"]) > 0
+            assert float(planned[slide_id]["seconds"]) >= 0  # a tenth is the least that is told
+    assert plan.hours > 0
     assert plan.num_patches == sum(int(row["num_patches"]) for row in done.values())
     assert plan.store_bytes == sum(int(row["bytes"]) for row in plan.rows)
 
