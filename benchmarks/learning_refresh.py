@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from wsi_hr.method_config import DBPSConfig
 from wsi_hr.methods.dbps import DBPS
 from wsi_hr.methods.dual_buffer import Candidates, select_global
 from wsi_hr.methods.method import SlideMemory, StepContext, Update
-from wsi_hr.models.encoder import build_encoder, frozen
+from wsi_hr.models.encoder import Encoder, build_encoder, frozen
 from wsi_hr.runtime import seed_for
 from wsi_hr.training.loop import TrainingSet, evaluate, fit
 from wsi_hr.training.run import run_facts
@@ -42,20 +42,18 @@ _SETTINGS = tuple(text for text in REFRESHED if not text.startswith(AS_SHIPPED))
 
 @dataclass
 class Notes:
-    """A memory that also remembers what was recalled and kept since it was made."""
+    """A memory that also remembers what was kept since it was made."""
 
     memory: SlideMemory
-    before: dict[str, Float32Array | None]
-    after: dict[str, Float32Array]
+    kept: dict[str, Float32Array] = field(default_factory=dict)
 
     def recall(self, slide_id: str) -> Float32Array | None:
         """What the epoch before kept."""
-        self.before[slide_id] = found = self.memory.recall(slide_id)
-        return found
+        return self.memory.recall(slide_id)
 
     def keep(self, slide_id: str, values_JN: Float32Array) -> None:
         """Keep it for the epoch after."""
-        self.after[slide_id] = values_JN
+        self.kept[slide_id] = values_JN
         self.memory.keep(slide_id, values_JN)
 
 
@@ -66,23 +64,26 @@ class JudgedDBPS(DBPS):
         found: :data:`FIGURES` of every slide since they were last taken.
     """
 
-    def __init__(self, config: DBPSConfig, *args: object) -> None:
-        super().__init__(config, *args)  # pyright: ignore[reportArgumentType]
+    def __init__(
+        self, config: DBPSConfig, encoder: Encoder, class_weights: Sequence[float]
+    ) -> None:
+        super().__init__(config, encoder, class_weights)
         self.found: dict[str, list[float]] = defaultdict(list)
 
     def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
         """As DBPS does."""
+        # of the others all patches are scored, or none while it explores
+        judged = [bag for bag in bags if context.memory.recall(bag.slide_id) is not None]
         with frozen(self):
-            full = [logits_JN for _, logits_JN in self.scan(bags)]
-        notes = Notes(context.memory, {}, {})
+            full = [logits_JN for _, logits_JN in self.scan(judged)]
+        notes = Notes(context.memory)
         loss = super().train_bags(bags, update, replace(context, memory=notes))
-        for bag, full_JN in zip(bags, full, strict=True):
-            if notes.before.get(bag.slide_id) is not None:  # else all were scored, or none
-                self._compare(bag, notes.after[bag.slide_id], full_JN)
+        for bag, full_JN in zip(judged, full, strict=True):
+            self._compare(bag, notes.kept[bag.slide_id], full_JN)
         return loss
 
-    def _compare(self, bag: Bag, after: Float32Array, full_JN: torch.Tensor) -> None:
-        partly = after[:, bag.indices]
+    def _compare(self, bag: Bag, kept: Float32Array, full_JN: torch.Tensor) -> None:
+        partly = kept[:, bag.indices]
         scored_N = np.isclose(partly, full_JN.numpy(), rtol=0, atol=1e-6).all(0)
         self.found["scored"].append(float(scored_N.mean()))
         chosen, wanted = self._selected(torch.from_numpy(partly)), self._selected(full_JN)

@@ -333,13 +333,19 @@ def test_a_refreshed_scan_scores_the_best_the_new_and_a_part_anew() -> None:
     assert anew[best].all()
 
 
-def test_what_is_not_scored_anew_moves_with_what_is() -> None:
-    """Embeddings that grow move all logits along a line, which a part of them is enough to tell."""
-    torch.manual_seed(12)
-    method = make(torch.randn(300, 8), score="global", scan_refresh=0.1)
-    bag, notes = numbered_bag(np.arange(300)), Notes()
+def after_an_epoch(num: int, share: float, seed: int) -> tuple[DBPS, Bag, Notes, StepContext]:
+    """A method that has scanned ``num`` patches once and will then score ``share`` anew."""
+    torch.manual_seed(seed)
+    method = make(torch.randn(num, 8), score="global", scan_refresh=share)
+    bag, notes = numbered_bag(np.arange(num)), Notes()
     where = StepContext(1.0, lambda _: np.random.default_rng(0), notes)
     choose(method, bag, where)
+    return method, bag, notes, where
+
+
+def test_what_is_not_scored_anew_moves_with_what_is() -> None:
+    """Embeddings that grow move all logits along a line, which a part of them is enough to tell."""
+    method, bag, notes, where = after_an_epoch(300, 0.1, seed=12)
     before = notes["slide"].copy()
     with torch.no_grad():
         method.encoder.table.mul_(1.5)
@@ -352,11 +358,7 @@ def test_what_is_not_scored_anew_moves_with_what_is() -> None:
 
 
 def test_what_a_sampler_drops_for_an_epoch_is_not_new_to_the_next() -> None:
-    torch.manual_seed(13)
-    method = make(torch.randn(200, 8), score="global", scan_refresh=0.25)
-    bag, notes = numbered_bag(np.arange(200)), Notes()
-    where = StepContext(1.0, lambda _: np.random.default_rng(0), notes)
-    choose(method, bag, where)
+    method, bag, notes, where = after_an_epoch(200, 0.25, seed=13)
     for scale in (1.5, 1.2):
         with torch.no_grad():
             method.encoder.table.mul_(scale)

@@ -182,7 +182,8 @@ def _limit_memory(memory_gib: float) -> None:
 def _as_message(error: Exception) -> tuple[str, Any]:
     """An error as something that surely arrives at the caller."""
     # the stack of a thread, and what it allocates from, are address space before they are used
-    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+    no_thread = isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+    if isinstance(error, MemoryError) or no_thread:
         return "memory", None
     trace = "".join(traceback.format_exception(error))
     try:
