@@ -200,7 +200,8 @@ def test_resolution_tags_are_believed_only_where_they_could_be_a_scanner_s(tmp_p
 )
 def test_what_could_only_be_guessed_at_is_refused(tmp_path, shape, dtype, options, why):
     path = tmp_path / "x.tif"
-    tifffile.imwrite(path, np.zeros(shape, dtype), **{"photometric": "rgb"} | options)
+    picture = np.full(shape, np.nan if dtype == "f4" else 0, dtype)
+    tifffile.imwrite(path, picture, **{"photometric": "rgb"} | options)
     with pytest.raises(SlideError, match=why):
         TiffReader(path, slide_id="x")
     with pytest.raises(SlideError, match=why):
