@@ -28,6 +28,7 @@ from benchmarks.peers import available_peers, tile_with
 from benchmarks.tiling_cores import cohort_s
 from wsi_hr.config import TileConfig
 from wsi_hr.geometry import PatchGrid, Point, ReadPlan, Size
+from wsi_hr.pixel_memory import empty_pixels
 from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.slides.open import open_slide
 from wsi_hr.slides.self_check import checked_tiles
@@ -80,7 +81,7 @@ class Workload:
             rng = np.random.default_rng(0)
             sample = rng.permutation(len(self.needed))[:_LIMIT_TILES]
             self._streams = [tiles.stream(*self.needed[k]) for k in sorted(sample)]
-            self._tile = np.empty((tiles.tile_size.h, tiles.tile_size.w, 3), np.uint8)
+            self._tile = empty_pixels(tiles.tile_size.h, tiles.tile_size.w, 3)
 
     def limit_s(self) -> float:
         """Seconds in which one core decodes all needed tiles once."""
@@ -91,7 +92,7 @@ class Workload:
         """How much more two threads decode than one, that do nothing else."""
 
         def decode(_: int) -> None:
-            decode_all(self._streams, np.empty_like(self._tile))
+            decode_all(self._streams, empty_pixels(*self._tile.shape))
 
         one_s = seconds(lambda: decode(0))
         with ThreadPoolExecutor(2) as pool:
@@ -192,7 +193,7 @@ def measure_reading(rounds: Rounds, halved: Workload, aligned: Workload) -> None
         assert tiles is not None
         edge, read_s, limit_s = tiles.tile_size.w, 0.0, 0.0
         reader = TilePatches(tiles, aligned.plan, edge, fast=True)
-        buffer = np.empty((tiles.tile_size.h, edge, 3), np.uint8)
+        buffer = empty_pixels(tiles.tile_size.h, edge, 3)
         first_grid = aligned.grid.take(np.arange(min(len(aligned.grid), _READ_TILES)))
         for task in tasks_of(first_grid, edge):  # in turns, so that both meet the same machine
             grid = first_grid.take(task)
@@ -203,7 +204,7 @@ def measure_reading(rounds: Rounds, halved: Workload, aligned: Workload) -> None
     shutil.rmtree(halved.store, ignore_errors=True)
     tile_slide(halved.path, "s", halved.store, halved.config, None, "", 1)
     store = PatchStore.open(halved.store)
-    patch, random_s, limit_s = np.empty((224, 224, 3), np.uint8), 0.0, 0.0
+    patch, random_s, limit_s = empty_pixels(224, 224, 3), 0.0, 0.0
     order = np.random.default_rng(0).integers(0, len(store), _RANDOM_READS)
     for part in np.array_split(order, _RANDOM_READS // 100):
         streams = stored_streams(store, part)

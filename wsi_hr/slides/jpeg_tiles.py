@@ -19,6 +19,7 @@ import tifffile
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import Bounds, Int64Array, Size, UInt8Array
 from wsi_hr.jpeg_header import jpeg_header
+from wsi_hr.pixel_memory import empty_pixels
 
 _JPEG = 7
 _RGB, _YCBCR = 2, 6
@@ -147,7 +148,7 @@ class JpegTiles:
         right = -(-(region.x + region.w) // decode_scale)
         bottom = -(-(region.y + region.h) // decode_scale)
         pixels = np.empty((bottom - top, right - left, 3), np.uint8)
-        tile = np.empty((step.h, step.w, 3), np.uint8)
+        tile = empty_pixels(step.h, step.w, 3)
         for row in range(top // step.h, (bottom - 1) // step.h + 1):
             y = row * step.h
             rows = slice(max(top, y), min(bottom, y + step.h))

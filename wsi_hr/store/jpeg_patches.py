@@ -9,6 +9,7 @@ import numpy as np
 
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import UInt8Array
+from wsi_hr.pixel_memory import empty_pixels
 from wsi_hr.store.jpeg import decode_jpeg_into, holds_ycbcr
 from wsi_hr.store.thread_pool import LazyThreadPool, num_usable_cores
 
@@ -49,7 +50,7 @@ class JpegPatches:
         Raises:
             StoreError: naming a patch that cannot be decoded.
         """
-        out = np.empty((len(self), self.patch_px, self.patch_px, 3), np.uint8)
+        out = empty_pixels(len(self), self.patch_px, self.patch_px, 3)
 
         def decode(position: int) -> None:
             try:

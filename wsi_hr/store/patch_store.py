@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
-
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, Size, TissueMask, UInt8Array
+from wsi_hr.pixel_memory import empty_pixels
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.store.arrays import ATTRIBUTES_KEY, read_small_array
 from wsi_hr.store.jpeg_patches import JpegPatches
@@ -205,7 +204,7 @@ class PatchStore:
                 "open it by wsi_hr.tiling.slide_pixels.open_store"
             )
         edge = self.info.tile.patch_size
-        out = np.empty((len(wanted), edge, edge, 3), dtype=np.uint8)
+        out = empty_pixels(len(wanted), edge, edge, 3)
         self._pixels.read_into(wanted, out)
         return out
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import PatchGrid, Point, ReadPlan, Size, UInt8Array
+from wsi_hr.pixel_memory import empty_pixels
 from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.tiling.passthrough import tiles_of
 from wsi_hr.tiling.resample import covering, reduce_picture
@@ -70,7 +71,7 @@ class TilePatches:
             tiles.tile_size.w // plan.decode_scale, tiles.tile_size.h // plan.decode_scale
         )
         self._rows_needed = math.ceil(self._window.h / self._tile.h) + 1
-        self._memory: UInt8Array = np.empty(0, np.uint8)
+        self._memory = empty_pixels(0)
         self._start([])
 
     def read(self, grid: PatchGrid) -> Iterator[UInt8Array | None]:
@@ -86,7 +87,7 @@ class TilePatches:
 
     def _read_tile(self, col: int, row: int) -> UInt8Array | None:
         """The patch that is a tile, decoded where it is wanted."""
-        pixels = np.empty((self._tile.h, self._tile.w, 3), np.uint8)
+        pixels = empty_pixels(self._tile.h, self._tile.w, 3)
         return pixels if self._decode(col, row, pixels) else None
 
     def _parts(self, corners: list[Point]) -> Iterator[list[Point]]:
@@ -114,7 +115,7 @@ class TilePatches:
         self._num_rows = self._rows_needed + min(max(spare, 0), _SPARE_ROWS)
         num_bytes = self._num_rows * row_bytes
         if self._memory.size < num_bytes:
-            self._memory = np.empty(num_bytes, np.uint8)
+            self._memory = empty_pixels(num_bytes)
         self._left, self._top = cols.start, 0
         self._columns = self._memory[:num_bytes].reshape(
             len(cols), self._num_rows * self._tile.h, self._tile.w, 3
