@@ -15,7 +15,7 @@ from array_slide import ArraySlide
 from wsi_hr.geometry import Pair, PatchGrid, PatchSpec, ReadPlan, Size, TissueMask
 from wsi_hr.slides.open import open_slide
 from wsi_hr.slides.self_check import checked_tiles
-from wsi_hr.tiling import tile_pixels
+from wsi_hr.tiling import decoded_tiles
 from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read, reduced_by_decoder
 from wsi_hr.tiling.read import SlidePatches
 from wsi_hr.tiling.tile_pixels import TilePatches
@@ -131,10 +131,10 @@ def test_the_same_patches_as_through_the_slides_reader(tmp_path, mpp):
             assert np.array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("memory", [1 << 20, 24 << 20])
+@pytest.mark.parametrize("memory", [1 << 20, 32 << 20])
 def test_the_order_of_patches_changes_nothing(tmp_path, monkeypatch, memory):
     """Patches that others chose need not go downwards, and rows of tiles are let go of."""
-    monkeypatch.setattr(tile_pixels, "MAX_STRIP_BYTES", memory)
+    monkeypatch.setattr(decoded_tiles, "MAX_TILE_BYTES", memory)
     write_waves(tmp_path / "o.tif", 256)
     plan, grid, patches = read(tmp_path / "o.tif", 0.25, 96, 190, fast=True)
     order = np.random.default_rng(0).permutation(len(grid))
@@ -149,7 +149,7 @@ def test_the_order_of_patches_changes_nothing(tmp_path, monkeypatch, memory):
 def test_narrow_memory_changes_nothing(tmp_path, monkeypatch):
     write_waves(tmp_path / "r.tif", 256)
     _, _, whole = read(tmp_path / "r.tif", 0.7, 128, 90, fast=False)
-    monkeypatch.setattr(tile_pixels, "MAX_STRIP_BYTES", 1)
+    monkeypatch.setattr(decoded_tiles, "MAX_TILE_BYTES", 1)
     _, _, parts = read(tmp_path / "r.tif", 0.7, 128, 90, fast=False)
     assert all(np.array_equal(*pair) for pair in zip(whole, parts, strict=True))
 

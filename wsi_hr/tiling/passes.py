@@ -18,12 +18,12 @@ import numpy as np
 
 from wsi_hr.geometry import Int32Array, Int64Array, PatchGrid, Size
 from wsi_hr.tiling.blocks import BlockEncoder, Chunk, tasks_of, working
+from wsi_hr.tiling.decoded_tiles import MAX_TILE_BYTES
 from wsi_hr.tiling.later_chunks import LaterChunks
 from wsi_hr.tiling.plan import BLOCK_CELLS
 from wsi_hr.tiling.recent_tiles import Decoding, RecentTiles
 from wsi_hr.tiling.resample import covering
 from wsi_hr.tiling.survey import Scale
-from wsi_hr.tiling.tile_pixels import MAX_STRIP_BYTES
 
 MAX_SHARED_BYTES = 1 << 30
 """Memory that all threads together may take so that a tile is read once."""
@@ -158,7 +158,7 @@ def _bytes_together(scales: Sequence[Scale], num_recent: int) -> int:
     tile = _tile(scales[0])
     pixels = sum(3 * tile.w * tile.h // each.decode_scale**2 for each in _shared(scales))
     streams = tile.w * tile.h  # 8 bits a px and more have only tiles that are hardly compressed
-    return num_recent * (pixels + streams) + (len(scales) - 1) * MAX_STRIP_BYTES
+    return num_recent * (pixels + streams) + (len(scales) - 1) * MAX_TILE_BYTES
 
 
 def _tile(scale: Scale) -> Size:
