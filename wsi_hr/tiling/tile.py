@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -170,9 +171,11 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
     num_read, num_patches = 0, sum(len(scale.grid) for scale in survey.scales)
     cut = [scale for scale in survey.scales if len(scale.grid)]
     # from here on other threads are at work
-    with Passes(cut, threads, store_path.parent) as passes:
+    with Passes(cut, threads, store_path.parent) as passes, ThreadPoolExecutor(1) as aside:
+        review = aside.submit(
+            draw_review, slide.slide_id, survey.overview, survey.mask, slide.bounds
+        )
         thumbnail = _thumbnail(slide, survey.overview)
-        review = draw_review(slide.slide_id, survey.overview, survey.mask, slide.bounds)
         with PatchStoreWriter(store_path, info, main.grid, survey.mask, thumbnail) as writer:
             for scale in survey.scales:
                 if not len(scale.grid):
@@ -187,7 +190,7 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
                     lost = f"{unreadable} of {len(scale.grid)} patches unreadable"
                     notes.append(_at(scale, config, lost))
             origin.source.check_unchanged()
-            write_review(store_path.parent, slide.slide_id, review)
+            write_review(store_path.parent, slide.slide_id, review.result())
             writer.commit()
     return notes
 
