@@ -90,3 +90,27 @@ def test_repeated_colours_survive_a_store_that_halves_them_too(tmp_path):
         errors[smooth] = (difference**2).mean()
     assert errors[False] < errors[True]
     tiles.close()
+
+
+@pytest.mark.parametrize("tag", ["TileOffsets", "TileByteCounts"])
+def test_a_table_of_tiles_that_became_text_is_refused(tmp_path, tag):
+    path = tmp_path / "t.tif"
+    rng = np.random.default_rng(0)
+    stream = simplejpeg.encode_jpeg(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(
+            iter([stream]),
+            shape=(64, 64, 3),
+            dtype=np.uint8,
+            tile=(64, 64),
+            photometric="ycbcr",
+            subsampling=(2, 1),
+            compression="jpeg",
+        )
+    with tifffile.TiffFile(path) as file:
+        entry = file.pages.first.tags[tag].offset
+    data = bytearray(path.read_bytes())
+    data[entry + 2 : entry + 4] = (2).to_bytes(2, "little")  # ASCII
+    path.write_bytes(data)
+    with tifffile.TiffFile(path) as file, pytest.raises(SlideError, match="whole numbers"):
+        JpegTiles(path, file.pages.first)

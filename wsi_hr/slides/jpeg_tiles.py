@@ -56,6 +56,8 @@ class JpegTiles:
         self.grid_size = Size(across, down)
         if not len(page.dataoffsets) == len(page.databytecounts) == across * down:
             raise SlideError(f"{path}: its table of tiles does not fit its size")
+        if not {*map(type, page.dataoffsets), *map(type, page.databytecounts)} <= {int}:
+            raise SlideError(f"{path}: its table of tiles holds something else than whole numbers")
         self._offsets, self._counts = page.dataoffsets, page.databytecounts
         self.byte_counts: Int64Array = np.array(page.databytecounts, np.int64).reshape(down, across)
         self._prefix = _prefix(page)
