@@ -15,13 +15,14 @@ from wsi_hr.slides.jpeg_tiles import JpegTiles
 TILE = 64
 
 
-def tiles_of(path: Path) -> tuple[JpegTiles, np.ndarray]:
-    """Four tiles of coloured squares, and what a decoder makes of them."""
-    colours = np.random.default_rng(0).integers(60, 200, (2 * TILE // 8, 2 * TILE // 8, 3))
+def tiles_of(path: Path, across: int = 2) -> tuple[JpegTiles, np.ndarray]:
+    """Tiles of coloured squares, as many down as across, and what a decoder makes of them."""
+    squares = across * TILE // 8
+    colours = np.random.default_rng(0).integers(60, 200, (squares, squares, 3))
     rgb = np.kron(colours, np.ones((8, 8, 1))).astype(np.uint8)
     streams, shown = [], np.empty_like(rgb)
-    for top in (0, TILE):
-        for left in (0, TILE):
+    for top in range(0, across * TILE, TILE):
+        for left in range(0, across * TILE, TILE):
             here = np.s_[top : top + TILE, left : left + TILE]
             part = np.ascontiguousarray(rgb[here])
             streams.append(simplejpeg.encode_jpeg(part, quality=90, colorsubsampling="420"))
@@ -95,18 +96,7 @@ def test_repeated_colours_survive_a_store_that_halves_them_too(tmp_path):
 @pytest.mark.parametrize("tag", ["TileOffsets", "TileByteCounts"])
 def test_a_table_of_tiles_that_became_text_is_refused(tmp_path, tag):
     path = tmp_path / "t.tif"
-    rng = np.random.default_rng(0)
-    stream = simplejpeg.encode_jpeg(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    with tifffile.TiffWriter(path) as writer:
-        writer.write(
-            iter([stream]),
-            shape=(64, 64, 3),
-            dtype=np.uint8,
-            tile=(64, 64),
-            photometric="ycbcr",
-            subsampling=(2, 1),
-            compression="jpeg",
-        )
+    tiles_of(path, across=1)[0].close()
     with tifffile.TiffFile(path) as file:
         entry = file.pages.first.tags[tag].offset
     data = bytearray(path.read_bytes())
