@@ -1,13 +1,16 @@
-"""Fixtures every test may use."""
+"""Fixtures every test may use, and ``jpeg_slide`` for all of them."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 # the runner uses both cores; arithmetic that takes both as well only gets in its way
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -14,8 +14,7 @@ def empty_pixels(*shape: int) -> UInt8Array:
 
     Where a row begins at a multiple of 32 bytes, libjpeg-turbo's AVX2 colour conversion
     (``vmovntdq`` in its simd/x86_64/jdcolext-avx2.asm) writes around the cache. Decoding is slower
-    for it, and whoever reads the pixels next waits until they have come back from memory: 154
-    against 124 us for a tile of 256 px that is decoded and cropped (AMD EPYC). At an odd address
-    that does not happen, as nearly all rows have an even number of bytes.
+    for it, and whoever reads the pixels next waits until they have come back from memory. At an odd
+    address that does not happen, as nearly all rows have an even number of bytes.
     """
     return np.empty(math.prod(shape) + 1, np.uint8)[1:].reshape(shape)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import simplejpeg
 import tifffile
+from jpeg_slide import write_jpeg_slide
 
 from wsi_hr.errors import SlideError
 from wsi_hr.slides.jpeg_tiles import JpegTiles
@@ -20,24 +21,7 @@ def tiles_of(path: Path, across: int = 2) -> tuple[JpegTiles, np.ndarray]:
     squares = across * TILE // 8
     colours = np.random.default_rng(0).integers(60, 200, (squares, squares, 3))
     rgb = np.kron(colours, np.ones((8, 8, 1))).astype(np.uint8)
-    streams, shown = [], np.empty_like(rgb)
-    for top in range(0, across * TILE, TILE):
-        for left in range(0, across * TILE, TILE):
-            here = np.s_[top : top + TILE, left : left + TILE]
-            part = np.ascontiguousarray(rgb[here])
-            streams.append(simplejpeg.encode_jpeg(part, quality=90, colorsubsampling="420"))
-            shown[here] = simplejpeg.decode_jpeg(streams[-1])
-    with tifffile.TiffWriter(path) as writer:
-        writer.write(
-            iter(streams),
-            shape=rgb.shape,
-            dtype=np.uint8,
-            tile=(TILE, TILE),
-            photometric="ycbcr",
-            subsampling=(2, 2),
-            compression="jpeg",
-            metadata=None,
-        )
+    shown = write_jpeg_slide(path, rgb, TILE, "420")
     with tifffile.TiffFile(path) as file:
         return JpegTiles(path, file.pages.first), shown
 

@@ -1,4 +1,4 @@
-"""Makes ``array_slide`` importable by the tests beside it."""
+"""Makes the helpers here importable by the tests beside them."""
 
 import sys
 from pathlib import Path

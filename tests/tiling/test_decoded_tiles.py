@@ -9,7 +9,8 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from jpeg_slide import planned, write_waves
+from jpeg_slide import write_waves
+from planned_patches import planned
 
 from wsi_hr.geometry import PatchGrid, Size, UInt8Array
 from wsi_hr.slides.jpeg_tiles import JpegTiles
@@ -94,7 +95,6 @@ def test_a_tile_is_decoded_once_for_all_blocks(tmp_path, decoded, tile, cut, str
 def test_a_tile_is_decoded_once_where_a_step_is_no_whole_number_of_px(tmp_path, decoded):
     write_waves(tmp_path / "s.tif", 240)
     with reading(tmp_path / "s.tif", mpp=0.31) as (reader, grid, _):
-        assert reader is not None
         assert sum(1 for _ in read_blocks(reader, grid)) == len(grid)
     assert len(decoded) > 1
     assert set(decoded.values()) == {1}

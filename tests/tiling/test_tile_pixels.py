@@ -10,7 +10,8 @@ import openslide
 import pytest
 import tifffile
 from array_slide import ArraySlide
-from jpeg_slide import SIZE, planned, write_jpeg_slide, write_waves
+from jpeg_slide import SIZE, write_jpeg_slide, write_waves
+from planned_patches import planned
 
 from wsi_hr.slides.open import open_slide
 from wsi_hr.slides.self_check import checked_tiles

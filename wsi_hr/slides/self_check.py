@@ -10,6 +10,7 @@ import numpy as np
 
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import Point, Size, UInt8Array
+from wsi_hr.pixel_memory import empty_pixels
 from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.slides.levels import nearest
 from wsi_hr.slides.slide import Slide
@@ -77,7 +78,7 @@ def _samples(tiles: JpegTiles) -> Iterator[tuple[int, int]]:
 
 
 def _decode(tiles: JpegTiles, col: int, row: int) -> UInt8Array:
-    pixels = np.empty((tiles.tile_size.h, tiles.tile_size.w, 3), np.uint8)
+    pixels = empty_pixels(tiles.tile_size.h, tiles.tile_size.w, 3)
     tiles.decode_into(tiles.stream(col, row), pixels, 1)
     box = tiles.box(col, row)
     return pixels[: box.h, : box.w]

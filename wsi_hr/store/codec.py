@@ -74,7 +74,7 @@ class JpegCodec(ArrayBytesCodec):
         }
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        """Unknown beforehand, as for every compressor."""
+        """Unknown beforehand; zarr asks such codecs, its own gzip too, to raise this."""
         raise NotImplementedError
 
     # zarr before 3.2 calls the coroutines; later releases call the plain methods where they can.

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from wsi_hr.errors import SlideError
-from wsi_hr.geometry import Int64Array, PatchGrid, ReadPlan, Size, UInt8Array
+from wsi_hr.geometry import Int64Array, PatchGrid, ReadPlan, Size
+from wsi_hr.pixel_memory import empty_pixels
 from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.tiling.resample import is_copied
 
@@ -40,7 +39,7 @@ class TileStreams:
     def __init__(self, tiles: JpegTiles, plan: ReadPlan) -> None:
         self._tiles = tiles
         self._plan = plan
-        self._pixels: UInt8Array = np.empty((tiles.tile_size.h, tiles.tile_size.w, 3), np.uint8)
+        self._pixels = empty_pixels(tiles.tile_size.h, tiles.tile_size.w, 3)
 
     def read(self, grid: PatchGrid) -> Iterator[bytes | None]:
         """The streams of the patches of ``grid`` in its order; None where a tile is damaged."""

@@ -172,6 +172,7 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
     cut = [scale for scale in survey.scales if len(scale.grid)]
     # from here on other threads are at work
     with Passes(cut, threads, store_path.parent) as passes, ThreadPoolExecutor(1) as aside:
+        # drawn on another core, if there is one: nothing waits for it before the store is whole
         review = aside.submit(
             draw_review, slide.slide_id, survey.overview, survey.mask, slide.bounds
         )

@@ -90,7 +90,7 @@ class TilePatches:
         x = corners[0].x - (cells[0, 1] - col) * self._step.x
         y = corners[0].y - (cells[0, 0] - row) * self._step.y
         return Borders(
-            top=math.floor(y - 1) // self._tile.h,
+            top=math.floor(y - 1) // self._tile.h,  # corners are rounded
             right=round(x + BLOCK_CELLS * self._step.x) // self._tile.w,
             bottom=round(y + BLOCK_CELLS * self._step.y) // self._tile.h,
         )
@@ -119,9 +119,9 @@ class TilePatches:
                     sound = False
                 else:
                     pixels[to_y, to_x] = tile[of_y, of_x]
-        return (
-            reduce_picture(pixels, self._residual, self._patch, fast=self._fast) if sound else None
-        )
+        if not sound:
+            return None
+        return reduce_picture(pixels, self._residual, self._patch, fast=self._fast)
 
     def _stream(self, col: int, row: int) -> bytes:
         return self._tiles.stream(col, row)

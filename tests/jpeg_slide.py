@@ -1,4 +1,4 @@
-"""JPEG slides whose pixels are known, and the patches planned on them."""
+"""Slides of JPEG tiles whose pixels are known."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import numpy as np
 import simplejpeg
 import tifffile
 
-from wsi_hr.geometry import Pair, PatchGrid, PatchSpec, ReadPlan, Size, TissueMask
-from wsi_hr.tiling.plan import covered_size, plan_grid, plan_read, reduced_by_decoder
+from wsi_hr.geometry import Size
 
 SIZE = Size(2000, 1500)
 
@@ -55,15 +54,3 @@ def write_jpeg_slide(path: Path, rgb: np.ndarray, tile: int, subsampling: str = 
             resolutionunit="CENTIMETER",
         )
     return shown[:height, :width]
-
-
-def planned(
-    slide, mpp: float, patch: int, stride: int, *, fast: bool
-) -> tuple[ReadPlan, PatchGrid]:
-    spec = PatchSpec(patch_px=patch, stride_px=stride, mpp=mpp, mpp_tolerance=0.02, min_tissue=0.0)
-    plan = plan_read(slide, spec)
-    if fast:
-        plan = reduced_by_decoder(plan)
-    size = covered_size(slide, plan)
-    mask = TissueMask(np.ones((1, 1), np.bool_), Pair(*map(float, size)), "all")
-    return plan, plan_grid(size, slide.bounds, plan, mask, 0.0)
