@@ -6,16 +6,15 @@ The writing side is :class:`PatchStoreWriter`, the reading side :class:`PatchSto
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, Size, TissueMask, UInt8Array
 from wsi_hr.pixel_memory import empty_pixels
 from wsi_hr.remote import Place, RemotePath
-from wsi_hr.store.arrays import ATTRIBUTES_KEY, read_small_array
+from wsi_hr.store.arrays import read_small_array
 from wsi_hr.store.jpeg_patches import JpegPatches
 from wsi_hr.store.layout import parse_layout
 from wsi_hr.store.manifest import (
@@ -29,6 +28,7 @@ from wsi_hr.store.manifest import (
 from wsi_hr.store.patch_array import PatchArray
 from wsi_hr.store.patch_writer import STORE_SUFFIX, PatchStoreWriter
 from wsi_hr.store.remote_patches import RemotePatches
+from wsi_hr.store.skeleton import read_mask, read_root, read_scale
 from wsi_hr.store.store_info import SCALE_PREFIX, StoreInfo, scale_name
 
 __all__ = [
@@ -101,22 +101,11 @@ class PatchStore:
         manifest = read_manifest(path)
         check_sizes(path, manifest)
         try:
-            root = _attributes(path, manifest, "zarr.json")
-            scale = scale_name(root["tile"]["mpp"])
-            if mpp is not None and f"{scale_name(mpp)}/zarr.json" in manifest.files:
-                scale = scale_name(mpp)
-            of_scale = _attributes(path, manifest, f"{scale}/zarr.json")
-            info = StoreInfo.from_json(root, of_scale)
-            shape = of_scale["grid_shape"]
-            grid = PatchGrid(
-                coords=read_small_array(path, manifest, f"{scale}/coords"),
-                cells=read_small_array(path, manifest, f"{scale}/cells"),
-                shape=(int(shape[0]), int(shape[1])),
-                tissue=read_small_array(path, manifest, f"{scale}/tissue"),
-                patch_px0=info.plan.patch_px0,
-                artifact=read_small_array(path, manifest, f"{scale}/artifact"),
-            )
-            valid = read_small_array(path, manifest, f"{scale}/valid")
+            root = read_root(path, manifest)
+            if mpp is None or f"{scale_name(mpp)}/zarr.json" not in manifest.files:
+                mpp = root["tile"]["mpp"]
+            info, grid = read_scale(path, manifest, root, mpp)
+            valid = read_small_array(path, manifest, f"{scale_name(mpp)}/valid")
             _check_lengths(grid, valid)
             patches = None
             if info.mode != "virtual":
@@ -166,8 +155,7 @@ class PatchStore:
         Raises:
             StoreError: the mask has changed on disk.
         """
-        codes = read_small_array(self.path, self._manifest, "mask")
-        return TissueMask.from_codes(codes, self.info.mask_downsample, self.info.segmenter)
+        return read_mask(self.path, self._manifest, self.info)
 
     @property
     def level0_size(self) -> Size:
@@ -263,10 +251,6 @@ def is_complete(path: Place) -> bool:
     except StoreError:
         return False
     return True
-
-
-def _attributes(path: Place, manifest: Manifest, name: str) -> dict[str, Any]:
-    return json.loads(read_checked(path, manifest, name))["attributes"][ATTRIBUTES_KEY]
 
 
 def _patch_array(

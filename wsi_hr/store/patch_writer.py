@@ -16,12 +16,6 @@ import numpy as np
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import PatchGrid, TissueMask, UInt8Array
 from wsi_hr.runtime import fsync_file
-from wsi_hr.store.arrays import (
-    write_group,
-    write_patches_metadata,
-    write_small_array,
-)
-from wsi_hr.store.layout import PatchLayout, parse_layout
 from wsi_hr.store.manifest import (
     FSYNCS_AT_A_TIME,
     TMP_SUFFIX,
@@ -31,6 +25,7 @@ from wsi_hr.store.manifest import (
     sweep,
 )
 from wsi_hr.store.shards import build_shard
+from wsi_hr.store.skeleton import write_root, write_scale, write_valid
 from wsi_hr.store.store_info import StoreInfo, scale_name
 
 STORE_SUFFIX = ".zarr"
@@ -80,9 +75,7 @@ class PatchStoreWriter:
         with self._mendable_errors():
             sweep(path)
             self._folder.mkdir(parents=True)
-            write_group(self._folder, info.root_json())
-            write_small_array(self._folder / "mask", mask.codes, ("y", "x"))
-            write_small_array(self._folder / "thumbnail", thumbnail, ("y", "x", "channel"))
+            write_root(self._folder, info, mask, thumbnail)
         self._start_scale(info, grid)
 
     def __enter__(self) -> Self:
@@ -155,20 +148,12 @@ class PatchStoreWriter:
             commit_folder(self._folder, self._path, self._shards)
 
     def _start_scale(self, info: StoreInfo, grid: PatchGrid) -> None:
-        self._scale = self._folder / scale_name(info.tile.mpp)
+        self._mpp = info.tile.mpp
         self._valid = np.zeros(len(grid), dtype=np.bool_)
         self._num_written = 0
         self._chunks: list[bytes | None] = []
-        self._layout: PatchLayout | None = None
         with self._mendable_errors():
-            write_group(self._scale, info.scale_json() | {"grid_shape": list(grid.shape)})
-            write_small_array(self._scale / "coords", grid.coords, ("patch", "xy"))
-            write_small_array(self._scale / "cells", grid.cells, ("patch", "row_col"))
-            write_small_array(self._scale / "tissue", grid.tissue, ("patch",))
-            write_small_array(self._scale / "artifact", grid.artifact, ("patch",))
-            if info.mode != "virtual":
-                write_patches_metadata(self._scale / "patches", len(grid), info.tile)
-                self._layout = parse_layout((self._scale / "patches" / "zarr.json").read_bytes())
+            self._layout = write_scale(self._folder, info, grid)
 
     def _finish_scale(self) -> None:
         if self._num_written != len(self._valid):
@@ -176,12 +161,12 @@ class PatchStoreWriter:
         if self._chunks:
             self._write_shard()
         with self._mendable_errors():
-            write_small_array(self._scale / "valid", self._valid, ("patch",))
+            write_valid(self._folder, self._mpp, self._valid)
 
     def _write_shard(self) -> None:
         assert self._layout is not None, "a virtual store has no shards"
         number = (self._num_written - 1) // self._layout.num_slots
-        file = self._scale / "patches" / self._layout.shard_name(number)
+        file = self._folder / scale_name(self._mpp) / "patches" / self._layout.shard_name(number)
         shard = build_shard(self._chunks, self._layout.num_slots)
         self._chunks = []
         self._wait_until_saved()
