@@ -85,10 +85,35 @@ class Source:
             SlideError: a file was replaced, removed or written to since.
         """
         if Source.of(self.files[0]) != self:
-            raise SlideError(
-                f"{self.files[0]}: the file changed while it was read; run again when nothing "
-                "writes to it any more"
-            )
+            raise self._changed()
+
+    def check_same(self, size: int, edges_sha256: str, mtimes_ns: tuple[int, ...]) -> None:
+        """Make sure that these are the files that another machine found.
+
+        Device and inode are numbers of one machine.
+
+        Args:
+            size: the other's :attr:`size`.
+            edges_sha256: its :meth:`edges_sha256`.
+            mtimes_ns: its :attr:`mtimes_ns`.
+
+        Raises:
+            SlideError: they are not, or cannot be read.
+        """
+        own = (self.size, self.mtimes_ns, self.edges_sha256())
+        if own != (size, mtimes_ns, edges_sha256):
+            raise self._changed()
+
+    @property
+    def mtimes_ns(self) -> tuple[int, ...]:
+        """When each file was last written to."""
+        return tuple(stamp.mtime_ns for stamp in self.stamps)
+
+    def _changed(self) -> SlideError:
+        return SlideError(
+            f"{self.files[0]}: the file changed while it was read; run again when nothing "
+            "writes to it any more"
+        )
 
     def _combined(self, digests: list[str]) -> str:
         whole = hashlib.sha256()

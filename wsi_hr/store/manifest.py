@@ -152,7 +152,7 @@ def verify_store(folder: Place) -> list[str]:
         problem = size_problem(name, entry) or _content_problem(folder / name, entry)
         if problem:
             problems[name] = f"{folder / name}: {problem}; {_way_out(folder)}"
-    for name in _files_below(folder) - manifest.files.keys() - {MANIFEST_NAME}:
+    for name in files_below(folder) - manifest.files.keys() - {MANIFEST_NAME}:
         problems[name] = f"{folder / name}: not part of the store; delete this file"
     return [problems[name] for name in sorted(problems)]
 
@@ -172,11 +172,17 @@ def commit_folder(folder: Path, path: Path, known: Mapping[str, FileEntry]) -> N
     with what is read back, so that a disk which lost some of it is found out. A store that is
     already at ``path`` is replaced. At no moment is there half a store at ``path``, also after a
     power cut.
+
+    Raises:
+        StoreError: a file in ``known`` is not there.
     """
-    names = sorted(_files_below(folder))
+    names = sorted(files_below(folder))
+    lost = sorted(known.keys() - names)
+    if lost:  # others wrote them, and this machine does not see them
+        raise StoreError(f"{folder / lost[0]}: was written and is gone; run again")
     with ThreadPoolExecutor(FSYNCS_AT_A_TIME) as pool:
         list(pool.map(lambda name: fsync_file(folder / name), set(names) - known.keys()))
-    files = {name: known.get(name) or _entry(folder / name) for name in names}
+    files = {name: known.get(name) or entry_of(folder / name) for name in names}
     with (folder / MANIFEST_NAME).open("wb") as handle:
         handle.write(Manifest(files).to_bytes())
         handle.flush()
@@ -190,11 +196,13 @@ def commit_folder(folder: Path, path: Path, known: Mapping[str, FileEntry]) -> N
     sweep(path)
 
 
-def _entry(file: Path) -> FileEntry:
+def entry_of(file: Path) -> FileEntry:
+    """What a file is now."""
     return FileEntry(file.stat().st_size, sha256_file(file))
 
 
-def _files_below(folder: Place) -> set[str]:
+def files_below(folder: Place) -> set[str]:
+    """The files in a folder and its folders, relative to it, with ``/``."""
     if isinstance(folder, RemotePath):
         return set(folder.sizes())
     return {

@@ -102,10 +102,11 @@ class PatchStore:
         check_sizes(path, manifest)
         try:
             root = read_root(path, manifest)
-            if mpp is None or f"{scale_name(mpp)}/zarr.json" not in manifest.files:
-                mpp = root["tile"]["mpp"]
-            info, grid = read_scale(path, manifest, root, mpp)
-            valid = read_small_array(path, manifest, f"{scale_name(mpp)}/valid")
+            at: float = root["tile"]["mpp"]
+            if mpp is not None and f"{scale_name(mpp)}/zarr.json" in manifest.files:
+                at = mpp
+            info, grid = read_scale(path, manifest, root, at)
+            valid = read_small_array(path, manifest, f"{scale_name(at)}/valid")
             _check_lengths(grid, valid)
             patches = None
             if info.mode != "virtual":

@@ -65,12 +65,24 @@ class LaterChunks:
         Raises:
             StoreError: the disk did not take them all, or does not give them back.
         """
+        self._flush()
+        for first in range(0, len(self._lengths), _AT_A_TIME):
+            yield [self._get(patch) for patch in range(first, len(self._lengths))[:_AT_A_TIME]]
+
+    def some(self, patches: range) -> list[Chunk]:
+        """The chunks of some patches; None also for those that did not come.
+
+        Raises:
+            StoreError: the disk did not take them all, or does not give them back.
+        """
+        self._flush()
+        return [self._get(patch) for patch in patches]
+
+    def _flush(self) -> None:
         try:
             self._file.flush()
         except OSError as cause:
             raise self._unwritable(cause) from cause
-        for first in range(0, len(self._lengths), _AT_A_TIME):
-            yield [self._get(patch) for patch in range(first, len(self._lengths))[:_AT_A_TIME]]
 
     def _get(self, patch: int) -> Chunk:
         length = int(self._lengths[patch])

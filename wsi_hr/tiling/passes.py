@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
 
-from wsi_hr.geometry import Int32Array, Int64Array, PatchGrid, Size
+from wsi_hr.geometry import BoolArray, Int32Array, Int64Array, PatchGrid, Size
 from wsi_hr.tiling.blocks import BlockEncoder, Chunk, tasks_of, working
 from wsi_hr.tiling.decoded_tiles import MAX_TILE_BYTES
 from wsi_hr.tiling.later_chunks import LaterChunks
@@ -90,16 +90,36 @@ class Passes:
 
     def _begin(self) -> None:
         """Set threads to work on the next pass."""
-        self._scales, num_recent = next(self._to_come)
-        recent = RecentTiles(num_recent, _shared(self._scales)) if num_recent else None
-        encoders = [scale.encoder(recent) for scale in self._scales]
-        grids = [scale.grid for scale in self._scales]
+        together = next(self._to_come)
+        self._scales = together.scales
+        self._encoded = self._at_work.enter_context(encoding_pass(together, self._threads))
 
-        def encode(task: list[Int64Array]) -> list[Part]:
-            return encode_together(encoders, grids, task)
 
-        tasks = tasks_together(self._scales, self._threads)
-        self._encoded = self._at_work.enter_context(working(encode, tasks, self._threads))
+@contextmanager
+def encoding_pass(
+    together: Pass, threads: int, within: range | None = None
+) -> Iterator[Iterator[list[Part]]]:
+    """Encode the patches of scales that are encoded together.
+
+    Args:
+        together: the scales.
+        threads: tasks worked on at a time; the chunks do not depend on it.
+        within: patches of the first scale, with which those of the others come that lie there;
+            None: all.
+
+    Yields:
+        A part per scale at a time; the first scale's are consecutive patches, from the first on.
+    """
+    scales, num_recent = together
+    recent = RecentTiles(num_recent, _shared(scales)) if num_recent else None
+    encoders = [scale.encoder(recent) for scale in scales]
+    grids = [scale.grid for scale in scales]
+
+    def encode(task: list[Int64Array]) -> list[Part]:
+        return encode_together(encoders, grids, task)
+
+    with working(encode, tasks_together(scales, threads, within), threads) as encoded:
+        yield encoded
 
 
 class Part(NamedTuple):
@@ -166,26 +186,44 @@ def _tile(scale: Scale) -> Size:
     return scale.tiles.tile_size
 
 
-def tasks_together(scales: Sequence[Scale], threads: int) -> Iterator[list[Int64Array]]:
+def tasks_together(
+    scales: Sequence[Scale], threads: int, within: range | None = None
+) -> Iterator[list[Int64Array]]:
     """Indices i64[K] per scale of the patches that one thread works on.
 
     The first scale's are those of :func:`~wsi_hr.tiling.blocks.tasks_of`, fewer at a time as others
     come with them; a patch of another scale goes with that row of a block in which its centre lies,
-    or with what comes before it.
+    or with what comes before it. So every patch goes with one of the first scale, and is in one
+    part of several that are ``within`` one after the other.
     """
     first, *others = [scale.grid for scale in scales]
+    within = range(len(first)) if within is None else within
     share = sum(len(scale.grid) for scale in scales) / len(first)
-    tasks = list(tasks_of(first, round(scales[0].config.patch_size * share**0.5), threads))
+    patch_px = round(scales[0].config.patch_size * share**0.5)
+    part = first.take(np.arange(within.start, within.stop))
+    tasks = [task + within.start for task in tasks_of(part, patch_px, threads)]
     starts = _places(first.cells[[task[0] for task in tasks]], first.shape)
     members = []
     for other in others:
         places = _places(_cells_under(scales[0], other), first.shape)
-        task_of = np.searchsorted(starts, places, side="right").clip(1) - 1
-        downwards = np.lexsort((other.cells[:, 1], other.cells[:, 0], task_of))
+        inside = np.flatnonzero(_inside(places, first, within))
+        task_of = np.searchsorted(starts, places[inside], side="right").clip(1) - 1
+        cells = other.cells[inside]
+        downwards = np.lexsort((cells[:, 1], cells[:, 0], task_of))
         bounds = np.searchsorted(task_of[downwards], np.arange(1, len(tasks)))
-        members.append(np.split(downwards, bounds))
+        members.append(np.split(inside[downwards], bounds))
     for number, task in enumerate(tasks):
         yield [task, *(parts[number] for parts in members)]
+
+
+def _inside(places: Int64Array, first: PatchGrid, within: range) -> BoolArray:
+    """Which patches go with those of ``first`` that are ``within``, by the place of each."""
+    inside = np.ones(len(places), np.bool_)
+    if within.start > 0:
+        inside &= places >= _places(first.cells[[within.start]], first.shape)
+    if within.stop < len(first):
+        inside &= places < _places(first.cells[[within.stop]], first.shape)
+    return inside
 
 
 def encode_together(

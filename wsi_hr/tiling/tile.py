@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -101,6 +102,26 @@ def tile_slide(
         ConfigError: the user's segmenter cannot be used.
         StoreError: the store cannot be written.
     """
+    with looked_over(path, slide_id, config, mpp_override, mpp_source, coords, mask_path) as (
+        origin,
+        survey,
+    ):
+        if len(survey.scales[0].grid):
+            return result_of(origin, survey, write_store(store_path, origin, survey, threads))
+        return without_patches(store_path.parent, origin, survey)
+
+
+@contextmanager
+def looked_over(
+    path: Path,
+    slide_id: str,
+    config: TileConfig,
+    mpp_override: float | None,
+    mpp_source: str,
+    coords: Path | None,
+    mask_path: Path | None,
+) -> Iterator[tuple[Origin, Survey]]:
+    """A slide that is open, its patches laid out; arguments and errors are :func:`tile_slide`'s."""
     given = None if coords is None else read_coords(coords)
     source = Source.of(path)
     digest = source.sha256()
@@ -108,27 +129,47 @@ def tile_slide(
         path, slide_id=slide_id, mpp_override=mpp_override, mpp_source=mpp_source
     ) as slide:
         survey = survey_slide(slide, config, given, mask_path)
-        main = survey.scales[0]
-        origin = Origin(source, digest, config, given)
-        if len(main.grid):
-            notes = write_store(store_path, origin, survey, threads)
-        else:
-            source.check_unchanged()
-            review = draw_review(slide_id, survey.overview, survey.mask, slide.bounds)
-            write_review(store_path.parent, slide_id, review)
-            notes = [main.why_empty(survey.mask, given, survey.qc.left_out)]
-        assert slide.mpp is not None, "a slide without mpp cannot be planned"
-        return TileResult(
-            slide_id=slide_id,
-            status="done" if len(main.grid) else "no_tissue",
-            reason="; ".join(notes),
-            num_patches=len(main.grid),
-            mpp=slide.mpp.mean,
-            mpp_source=slide.mpp.source,
-            source_sha256=digest,
-            mask=survey.mask.method,
-            qc=survey.qc,
-        )
+        yield Origin(source, digest, config, given), survey
+
+
+def result_of(origin: Origin, survey: Survey, notes: Sequence[str]) -> TileResult:
+    """What became of a slide.
+
+    Args:
+        origin: what it is.
+        survey: what it gives.
+        notes: what did not go as it should, a clause each; why there is no patch, if there is none.
+    """
+    main = survey.scales[0]
+    mpp = main.slide.mpp
+    assert mpp is not None, "a slide without mpp cannot be planned"
+    return TileResult(
+        slide_id=main.slide.slide_id,
+        status="done" if len(main.grid) else "no_tissue",
+        reason="; ".join(notes),
+        num_patches=len(main.grid),
+        mpp=mpp.mean,
+        mpp_source=mpp.source,
+        source_sha256=origin.sha256,
+        mask=survey.mask.method,
+        qc=survey.qc,
+    )
+
+
+def without_patches(folder: Path, origin: Origin, survey: Survey) -> TileResult:
+    """Show in a folder of stores why a slide has no patches.
+
+    Raises:
+        SlideError: the slide changed while it was read.
+        StoreError: the disk does not take it.
+    """
+    main = survey.scales[0]
+    origin.source.check_unchanged()
+    slide = main.slide
+    review = draw_review(slide.slide_id, survey.overview, survey.mask, slide.bounds)
+    write_review(folder, slide.slide_id, review)
+    why = main.why_empty(survey.mask, origin.given, survey.qc.left_out)
+    return result_of(origin, survey, [why])
 
 
 @dataclass(frozen=True)
@@ -166,7 +207,7 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
         StoreError: the store cannot be written.
     """
     main, config = survey.scales[0], origin.config
-    slide, info = main.slide, _info(origin, survey, main)
+    slide, info = main.slide, info_of(origin, survey, main)
     notes = info.colour_notes
     num_read, num_patches = 0, sum(len(scale.grid) for scale in survey.scales)
     cut = [scale for scale in survey.scales if len(scale.grid)]
@@ -176,27 +217,31 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
         review = aside.submit(
             draw_review, slide.slide_id, survey.overview, survey.mask, slide.bounds
         )
-        thumbnail = _thumbnail(slide, survey.overview)
+        thumbnail = thumbnail_of(slide, survey.overview)
         with PatchStoreWriter(store_path, info, main.grid, survey.mask, thumbnail) as writer:
             for scale in survey.scales:
                 if not len(scale.grid):
-                    notes.append(_at(scale, config, scale.why_empty(survey.mask, origin.given, 0)))
+                    notes.append(
+                        at_scale(
+                            scale.config.mpp, config, scale.why_empty(survey.mask, origin.given, 0)
+                        )
+                    )
                     continue
                 if scale is not main:
-                    writer.next_scale(_info(origin, survey, scale), scale.grid)
+                    writer.next_scale(info_of(origin, survey, scale), scale.grid)
                 progress = _Progress(num_read, num_patches)
                 unreadable = _write_patches(scale, passes.chunks(scale), writer, progress)
                 num_read += len(scale.grid)
                 if unreadable:
-                    lost = f"{unreadable} of {len(scale.grid)} patches unreadable"
-                    notes.append(_at(scale, config, lost))
+                    lost = unreadable_note(unreadable, len(scale.grid))
+                    notes.append(at_scale(scale.config.mpp, config, lost))
             origin.source.check_unchanged()
             write_review(store_path.parent, slide.slide_id, review.result())
             writer.commit()
     return notes
 
 
-def _info(origin: Origin, survey: Survey, scale: Scale) -> StoreInfo:
+def info_of(origin: Origin, survey: Survey, scale: Scale) -> StoreInfo:
     """What the store says of itself at one scale."""
     source, given = origin.source, origin.given
     slide = scale.slide
@@ -227,9 +272,35 @@ def _info(origin: Origin, survey: Survey, scale: Scale) -> StoreInfo:
     )
 
 
-def _at(scale: Scale, config: TileConfig, note: str) -> str:
+def at_scale(mpp: float, config: TileConfig, note: str) -> str:
     """A note that names its scale, where there are several."""
-    return note if len(config.scales) == 1 else f"at {scale.config.mpp:g} um/px {note}"
+    return note if len(config.scales) == 1 else f"at {mpp:g} um/px {note}"
+
+
+def require_readable(path: Path, config: TileConfig, unreadable: int, read: int, of: int) -> None:
+    """Make sure that a slide does not have too many unreadable patches.
+
+    Args:
+        path: the slide.
+        config: says how many are too many.
+        unreadable: how many are, of those read until now.
+        read: how many these are.
+        of: patches in all.
+
+    Raises:
+        SlideError: there are too many.
+    """
+    if unreadable > config.max_unreadable * of:
+        raise SlideError(
+            f"{path}: {unreadable} of the first {read} patches (of {of}) cannot be "
+            f"read, more than max_unreadable = {config.max_unreadable:g} allows; the file is "
+            "damaged, copy it again from its source or raise tile.max_unreadable"
+        )
+
+
+def unreadable_note(unreadable: int, of: int) -> str:
+    """What a row says of the patches that a slide did not give."""
+    return f"{unreadable} of {of} patches unreadable"
 
 
 class _Progress(NamedTuple):
@@ -251,12 +322,7 @@ def _write_patches(
     for chunks in encoded:
         num_read += len(chunks)
         unreadable += chunks.count(None)
-        if unreadable > config.max_unreadable * len(grid):
-            raise SlideError(
-                f"{path}: {unreadable} of the first {num_read} patches (of {len(grid)}) cannot be "
-                f"read, more than max_unreadable = {config.max_unreadable:g} allows; the file is "
-                "damaged, copy it again from its source or raise tile.max_unreadable"
-            )
+        require_readable(path, config, unreadable, num_read, len(grid))
         writer.write(chunks)
         report_progress(progress.before + num_read, progress.total)
     if unreadable:
@@ -264,7 +330,7 @@ def _write_patches(
     return unreadable
 
 
-def _thumbnail(slide: Slide, overview: Overview) -> UInt8Array:
+def thumbnail_of(slide: Slide, overview: Overview) -> UInt8Array:
     """The slide's thumbnail; where damage prevents it, the overview with its damage left white."""
     try:
         return slide.thumbnail(THUMBNAIL_PX)
