@@ -38,12 +38,10 @@ class Where:
     Attributes:
         workers: tasks at a time on this machine; a cluster's workers have their own number.
         scheduler: address or scheduler file of a dask cluster; None: this machine.
-        threads: a task takes so many of those of a cluster's worker.
     """
 
     workers: int
     scheduler: str | None = None
-    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,13 +59,9 @@ class Shared:
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a worker is told of a run: its name, and how to know that it fits the run.
-
-    ``threads`` are those that a task takes.
-    """
+    """What a worker is told of a run: its name, and how to know that it fits the run."""
 
     run: str
-    threads: int
     version: str
     lock: str
     holder: str
@@ -82,31 +76,9 @@ def num_slots(where: Where) -> int:
     """
     if where.scheduler is None:
         return where.workers
-    return max(1, sum(threads // where.threads for threads in _threads_of(where.scheduler)))
-
-
-def most_threads(scheduler: str, num_tasks: int) -> int:
-    """Threads that each of ``num_tasks`` may take of its worker, for all to be done at once.
-
-    Where there are more tasks than threads it is 1.
-
-    Raises:
-        ConfigError: the cluster cannot be used.
-    """
-    found = _threads_of(scheduler)
-    fitting = (
-        each
-        for each in range(1, min(found) + 1)
-        if sum(threads // each for threads in found) >= num_tasks
-    )
-    return max(fitting, default=1)
-
-
-def _threads_of(scheduler: str) -> list[int]:
-    """The threads of every worker that a cluster has now, one worker at least."""
     _quiet("distributed")
-    with _connect(scheduler) as client:
-        return list(cast(dict[str, int], client.nthreads()).values())
+    with _connect(where.scheduler) as client:
+        return sum(cast(dict[str, int], client.nthreads()).values())
 
 
 @contextmanager
@@ -190,7 +162,6 @@ def issue(client: Client, run: str, where: Where, shared: Shared) -> Ticket:
     lock = shared.lock.absolute()
     ticket = Ticket(
         run=run,
-        threads=where.threads,
         version=__version__,
         lock=str(lock),
         holder=lock.read_text(encoding="utf-8"),

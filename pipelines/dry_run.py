@@ -132,11 +132,17 @@ def dry_run(
                 bar.finished(outcome.job.record.slide_id, patches)
         ordered = tuple(rows[record.slide_id] for record in records)
         write_table(store / PLAN_FILE, PLAN_COLUMNS, ordered)
-        return _summary(ordered, found, min(slots, max(len(jobs), 1)), free_bytes(store))
+        # a cluster cuts a slide by as many workers as it has; this machine by its share of cores
+        at_most = slots if scheduler else min(slots, max(len(jobs), 1))
+        return _summary(ordered, found, at_most, free_bytes(store), cut_up=scheduler is not None)
 
 
 def _summary(
-    rows: tuple[dict[str, str], ...], found: Sequence[EstimateOutcome], slots: int, free: int
+    rows: tuple[dict[str, str], ...],
+    found: Sequence[EstimateOutcome],
+    slots: int,
+    free: int,
+    cut_up: bool,
 ) -> DryRun:
     estimates = [each.estimate for each in found if each.estimate is not None]
     seconds = [estimate.seconds for estimate in estimates]
@@ -144,7 +150,7 @@ def _summary(
         rows=rows,
         num_patches=sum(estimate.num_patches for estimate in estimates),
         store_bytes=sum(estimate.store_bytes for estimate in estimates),
-        hours=max(sum(seconds) / slots, max(seconds, default=0.0)) / 3600,
+        hours=max(sum(seconds) / slots, 0.0 if cut_up else max(seconds, default=0.0)) / 3600,
         slots=slots,
         free_bytes=free,
     )

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from wsi_hr.errors import StoreError
 from wsi_hr.remote import RemotePath
-from wsi_hr.store.manifest import MANIFEST_NAME, check_sizes, is_ours, read_manifest
+from wsi_hr.store.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    check_sizes,
+    files_below,
+    is_ours,
+    read_manifest,
+)
 from wsi_hr.store.patch_store import STORE_SUFFIX
 
 _FIRST = "zarr.json"
@@ -31,6 +38,29 @@ def upload_store(written: Path, path: RemotePath) -> None:
         path.upload_below(written, names)
     check_sizes(path, manifest)
     path.upload_below(written, [MANIFEST_NAME])
+
+
+def upload_unfinished(written: Path, path: RemotePath) -> None:
+    """Upload a store that is laid out and has no patches yet; what is at ``path`` goes before.
+
+    Raises:
+        OSError: the server does not take it.
+    """
+    remove_store(path)
+    for names in _in_order(files_below(written)):
+        path.upload_below(written, names)
+
+
+def finish_upload(path: RemotePath, manifest: Manifest) -> None:
+    """Make what was uploaded file by file a store; what is not in its manifest goes before.
+
+    Raises:
+        StoreError: something was lost on the way.
+        OSError: the server does not take it.
+    """
+    path.remove_below(sorted(path.sizes().keys() - manifest.files.keys()))
+    check_sizes(path, manifest)
+    (path / MANIFEST_NAME).write_bytes(manifest.to_bytes())
 
 
 def move_store(path: RemotePath, target: RemotePath) -> None:

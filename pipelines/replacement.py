@@ -10,16 +10,34 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipelines.remote_stores import move_store, remove_store, sweep_unfinished, upload_store
+from pipelines.remote_stores import (
+    finish_upload,
+    move_store,
+    remove_store,
+    sweep_unfinished,
+    upload_store,
+    upload_unfinished,
+)
 from wsi_hr.errors import StoreError
+from wsi_hr.geometry import BoolArray
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import fsync_dir, scratch_folder
-from wsi_hr.store.manifest import is_ours
+from wsi_hr.store.manifest import (
+    TMP_SUFFIX,
+    FileEntry,
+    Manifest,
+    commit_folder,
+    entry_of,
+    files_below,
+    is_ours,
+)
 from wsi_hr.store.patch_store import STORE_SUFFIX
+from wsi_hr.store.skeleton import write_valid
+from wsi_hr.tiling.spans import PARTS
 
 OUTDATED = "outdated"
 ATTEMPT = ".attempt-"
@@ -111,6 +129,70 @@ def publish(written: Path, path: Place) -> None:
             upload_store(written, path)
         else:
             _move(written, path)
+
+
+def move_out(written: Path, path: Place) -> Place:
+    """Take a store that is laid out away from its attempt, for others to fill it.
+
+    Args:
+        written: where it is.
+        path: where it is to be when it is finished.
+
+    Returns:
+        Where it is now: until :func:`finish_store`, nobody takes it for a store.
+
+    Raises:
+        StoreError: it cannot be moved.
+    """
+    with _mendable_errors(path):
+        if isinstance(path, RemotePath):
+            upload_unfinished(written, path)
+            return path
+        folder = path.with_name(f"{ATTEMPT}{uuid.uuid4().hex}")
+        folder.mkdir()
+        return written.rename(folder / f"{path.name}{TMP_SUFFIX}")
+
+
+def finish_store(
+    folder: Place, files: Mapping[str, FileEntry], valid: Mapping[float, BoolArray], path: Place
+) -> None:
+    """Put a store that others have filled in its place.
+
+    Args:
+        folder: where :func:`move_out` put it.
+        files: what it has, durable.
+        valid: which patches bool[N] the slide gave, by mpp.
+        path: where it is to be.
+
+    Raises:
+        StoreError: a file is gone, or the disk does not take it.
+    """
+    with _mendable_errors(path):
+        if isinstance(folder, RemotePath):
+            with scratch_folder() as scratch:
+                for mpp, given in valid.items():
+                    write_valid(scratch, mpp, given)
+                more = {name: entry_of(scratch / name) for name in files_below(scratch)}
+                folder.upload_below(scratch, sorted(more))
+            finish_upload(folder, Manifest({**files, **more}))
+            return
+        for mpp, given in valid.items():
+            write_valid(folder, mpp, given)
+        shutil.rmtree(folder / PARTS, ignore_errors=True)
+        written = folder.with_name(path.name)
+        commit_folder(folder, written, files)
+        assert isinstance(path, Path), "as its folder is"
+        _move(written, path)
+        folder.parent.rmdir()
+
+
+def discard_unfinished(folder: Place) -> None:
+    """Remove a store that others were filling; what is left for now is swept when the run ends."""
+    with suppress(OSError):
+        if isinstance(folder, RemotePath):
+            remove_store(folder)
+        else:
+            shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def sweep_attempts(store: Place) -> None:

@@ -1,4 +1,4 @@
-"""Tasks on a cluster, one a slide: they come back as they finish and stop when nobody waits.
+"""Tasks on a cluster: they come back as they finish, and stop when nobody waits for them.
 
 What travels is a few lines of text a task; pixels never do.
 """
@@ -13,10 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipelines.cluster import Shared, Ticket, Where, asked_workers, issue, misfit, open_client
-from pipelines.worker_threads import WorkerThreads
 from wsi_hr.errors import ConfigError, WsiHrError
 from wsi_hr.slides.isolate import stop_isolated
 
@@ -36,7 +35,6 @@ _POLL_S = 0.1
 _interrupted = threading.Event()  # read by the tasks of this process; dask cannot carry it to them
 _active: Counter[str] = Counter()  # tasks of each run at work in this process
 _active_lock = threading.Lock()
-_threads = WorkerThreads()  # of this process, where it is a cluster's worker
 
 
 class TaskContext:
@@ -60,14 +58,122 @@ class TaskContext:
         task = self._worker.state.tasks.get(self._key)
         return task is None or task.state == "cancelled"
 
-    @property
-    def num_threads(self) -> int:
-        """Threads that the worker was started with."""
-        return self._worker.state.nthreads
-
     def report(self, slide_id: str, done: int, total: int) -> None:
         """Tell how far a slide has come."""
         self._worker.log_event(self._run, (slide_id, done, total))
+
+
+class Tasks(Generic[J, R]):
+    """Tasks of one run; more may be added while results come.
+
+    Args:
+        client: of the cluster.
+        run: name of the run.
+        task: what is called for every job.
+        ticket: of the run; None: the cluster is this process.
+        lost: the result of a job that no worker could do, and why.
+        where: what does the work.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        run: str,
+        task: Callable[[J, TaskContext], R],
+        ticket: Ticket | None,
+        lost: Callable[[J, str], R],
+        where: Where,
+    ) -> None:
+        # Imported here: dask takes most of a second, and a run with nothing to do needs none of it.
+        from distributed import as_completed
+
+        self._client, self._run, self._ticket = client, run, ticket
+        self._task, self._lost, self._where = task, lost, where
+        self._finished = as_completed(loop=client.loop)
+        self._waiting: dict[Any, tuple[Future, J]] = {}
+        self._num_added = 0
+
+    def add(self, jobs: Sequence[J], priority: int = 0) -> None:
+        """Have more jobs done, those of a higher priority before others."""
+        if not jobs:
+            return
+        keys = [f"{self._run}-{self._num_added + number}" for number in range(len(jobs))]
+        self._num_added += len(jobs)
+        futures: list[Future] = self._client.map(
+            _run_task,
+            jobs,
+            key=keys,
+            priority=priority,
+            task=self._task,
+            run=self._run,
+            ticket=self._ticket,
+            pure=False,
+        )
+        for future, job in zip(futures, jobs, strict=True):
+            self._waiting[future.key] = future, job
+        self._finished.update(futures)
+
+    def results(self) -> Iterator[R]:
+        """The results of all jobs that were added, as they come.
+
+        Raises:
+            ConnectionError: the cluster was lost on the way.
+        """
+        for future in _finished(self._client, self._finished, self._where):
+            _, job = self._waiting.pop(future.key)
+            yield _result(future, job, self._lost, self._where)
+
+    def cancel(self) -> None:
+        """Have no worker go on."""
+        self._client.cancel([future for future, _ in self._waiting.values()])
+
+
+@contextmanager
+def running(
+    task: Callable[[J, TaskContext], R],
+    where: Where,
+    shared: Shared,
+    *,
+    at_a_time: int,
+    lost: Callable[[J, str], R],
+    on_progress: OnProgress,
+) -> Iterator[Tasks[J, R]]:
+    """Tasks that call ``task(job, context)``.
+
+    When the caller is interrupted, all tasks are stopped before the interruption goes on. A worker
+    of a cluster that dies has its tasks done by others.
+
+    Args:
+        task: a function of a module; raises ``CancelledError`` where its context says so.
+        where: what does the work.
+        shared: what a cluster's workers must see.
+        at_a_time: tasks that this machine has need of doing at a time.
+        lost: the result of a job that no worker could do, and why.
+        on_progress: slide, patches done and patches in all, as tasks report them; called from
+            another thread.
+
+    Raises:
+        ConfigError: the cluster cannot be used.
+    """
+    _interrupted.clear()
+    run = f"wsi-hr-{uuid.uuid4().hex}"
+    with open_client(where, min(where.workers, at_a_time)) as client:
+        ticket = None if where.scheduler is None else issue(client, run, where, shared)
+        client.subscribe_topic(run, lambda event: on_progress(*event[1]))
+        tasks = Tasks(client, run, task, ticket, lost, where)
+        try:
+            yield tasks
+        except BaseException:
+            _interrupted.set()
+            if where.scheduler is None:
+                stop_isolated()
+            with _perhaps_gone():
+                tasks.cancel()
+                _await_stop(client, run)
+            raise
+        finally:
+            with _perhaps_gone():
+                client.unsubscribe_topic(run)
 
 
 def run_tasks(
@@ -81,63 +187,24 @@ def run_tasks(
 ) -> Iterator[R]:
     """Call ``task(job, context)`` for every job; yields the results as they come.
 
-    When the caller is interrupted, all tasks are stopped before the interruption goes on. A worker
-    of a cluster that dies has its tasks done by others.
-
-    Args:
-        task: a function of a module; raises ``CancelledError`` where its context says so.
-        jobs: can be pickled.
-        where: what does the work.
-        shared: what a cluster's workers must see.
-        lost: the result of a job that no worker could do, and why.
-        on_progress: slide, patches done and patches in all, as tasks report them; called from
-            another thread.
+    Arguments and errors are those of :func:`running`; jobs can be pickled.
 
     Raises:
-        ConfigError: the cluster cannot be used.
         ConnectionError: the cluster was lost on the way.
     """
     if not jobs:
         return
-    # Imported here: dask takes most of a second, and a run with nothing to do needs none of it.
-    from distributed import as_completed
-
-    _interrupted.clear()
-    run = f"wsi-hr-{uuid.uuid4().hex}"
-    with open_client(where, min(where.workers, len(jobs))) as client:
-        ticket = None if where.scheduler is None else issue(client, run, where, shared)
-        client.subscribe_topic(run, lambda event: on_progress(*event[1]))
-        futures: list[Future] = client.map(
-            _run_task,
-            jobs,
-            key=[f"{run}-{number}" for number in range(len(jobs))],
-            task=task,
-            run=run,
-            ticket=ticket,
-            pure=False,
-        )
-        job_of = {future.key: job for future, job in zip(futures, jobs, strict=True)}
-        try:
-            for future in _finished(client, as_completed(futures, loop=client.loop), where):
-                yield _result(future, job_of[future.key], lost, where)
-        except BaseException:
-            _interrupted.set()
-            if where.scheduler is None:
-                stop_isolated()
-            with _perhaps_gone():
-                client.cancel(futures)
-                _await_stop(client, run)
-            raise
-        finally:
-            with _perhaps_gone():
-                client.unsubscribe_topic(run)
+    with running(
+        task, where, shared, at_a_time=len(jobs), lost=lost, on_progress=on_progress
+    ) as tasks:
+        tasks.add(jobs)
+        yield from tasks.results()
 
 
 def _run_task(job: J, task: Callable[[J, TaskContext], R], run: str, ticket: Ticket | None) -> R:
     """Do one job on a worker.
 
     Raises:
-        CancelledError: the run ended before the worker had threads for the job.
         ConfigError: this worker does not fit the run; it may have come late.
     """
     context = TaskContext(run)
@@ -146,8 +213,7 @@ def _run_task(job: J, task: Callable[[J, TaskContext], R], run: str, ticket: Tic
     problem = misfit(ticket)
     if problem:
         raise ConfigError(problem)
-    with _threads.taken(ticket.threads, context.num_threads, context.cancelled):
-        return _counted(task, job, context, run)
+    return _counted(task, job, context, run)
 
 
 def _counted(task: Callable[[J, TaskContext], R], job: J, context: TaskContext, run: str) -> R:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.cluster import Where, most_threads
+from pipelines.cluster import Where
 from pipelines.contact_sheet import SHEET, write_contact_sheets
 from pipelines.disk import require_room
 from pipelines.lock import run_lock
@@ -25,6 +25,7 @@ from pipelines.record import RunRecord
 from pipelines.replacement import bring_back, drop_outdated, outdated_path, sweep_attempts
 from pipelines.status import STATUS_COLUMNS, STATUS_FILE, StatusTable, printable, status_row
 from pipelines.tile_jobs import TileJob, run_jobs
+from pipelines.tile_spans import run_spans
 from wsi_hr.cohort.manifest import SlideRecord, find_slides
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError, CoordsError, SlideError, StoreError
@@ -125,7 +126,8 @@ def tile_stage(
         require_room(jobs, where.workers)
         try:
             with slide_bar(console, "tiling", len(records), len(records) - len(jobs)) as bar:
-                for outcome in run_jobs(*shared_out(jobs, where), bar.working):
+                run_all = run_jobs if where.scheduler is None else run_spans
+                for outcome in run_all(*shared_out(jobs, where), bar.working):
                     table.put(outcome.row)
                     qc_of[outcome.row["slide_id"]] = outcome.mask, outcome.qc
                     digests[outcome.source_sha256].append(outcome.row["slide_id"])
@@ -144,18 +146,13 @@ def tile_stage(
 def shared_out(jobs: Sequence[TileJob], where: Where) -> tuple[list[TileJob], Where]:
     """The jobs with their threads, and how many of them at a time: together, all cores.
 
-    On a cluster, slides that are fewer than its workers' threads get several of those each.
-
-    Raises:
-        ConfigError: the cluster cannot be used.
+    On a cluster a slide is many tasks instead, of one thread each.
     """
-    if where.scheduler is None:
-        at_a_time = max(1, min(where.workers, len(jobs)))
-        threads, where = max(1, num_usable_cores() // at_a_time), Where(at_a_time)
-    else:
-        threads = most_threads(where.scheduler, len(jobs)) if jobs else 1
-        where = replace(where, threads=threads)
-    return [replace(job, threads=threads) for job in jobs], where
+    if where.scheduler is not None:
+        return list(jobs), where
+    at_a_time = max(1, min(where.workers, len(jobs)))
+    threads = max(1, num_usable_cores() // at_a_time)
+    return [replace(job, threads=threads) for job in jobs], Where(at_a_time)
 
 
 def where_to_work(workers: int | None, scheduler: str | None) -> Where:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pipelines.cluster import Shared, Where
 from pipelines.lock import LOCK_FILE
@@ -25,6 +27,8 @@ from wsi_hr.tiling.review import publish_review
 from wsi_hr.tiling.tile import TileResult, tile_slide
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,53 +92,98 @@ def run_jobs(
 
 
 def _lost(job: TileJob, reason: str) -> TileOutcome:
-    return TileOutcome(status_row(job.record.slide_id, job.record.path, "failed", reason), "")
+    return outcome_of(job, None, reason, 0)
 
 
 def _tile_one(job: TileJob, context: TaskContext) -> TileOutcome:
     """Tile one slide in a process of its own; whatever happens there becomes a row."""
     if context.cancelled():
         raise CancelledError
-    path, begun, result = job.record.path, time.monotonic(), None
+    begun = time.monotonic()
+    result, reason = tried(job, lambda: _tile_apart(job, context))
+    return outcome_of(job, result, reason, time.monotonic() - begun)
+
+
+def tried(job: TileJob, work: Callable[[], T]) -> tuple[T | None, str]:
+    """What some work on a slide gave, or the reason why it failed, whatever that is.
+
+    Raises:
+        CancelledError: nobody waits for the slide any more.
+    """
+    path = job.record.path
     try:
-        result = _tile_apart(job, context)
-        reason = result.reason
+        return work(), ""
     except CancelledError:
         raise
     except WsiHrError as error:
-        reason = str(error).removeprefix(f"{path}: ")
+        return None, str(error).removeprefix(f"{path}: ")
     except Exception as error:  # one slide must not end the run, whatever it is
         logger.exception("%s: unexpected error", path)
-        reason = f"unexpected {type(error).__name__} ({error}); please report it"
+        return None, f"unexpected {type(error).__name__} ({error}); please report it"
+
+
+def outcome_of(job: TileJob, result: TileResult | None, reason: str, seconds: float) -> TileOutcome:
+    """How a slide ended.
+
+    Args:
+        job: the slide.
+        result: what became of it; None: it failed.
+        reason: why.
+        seconds: it took.
+    """
     row = status_row(
         job.record.slide_id,
-        path,
+        job.record.path,
         result.status if result else "failed",
-        reason,
+        result.reason if result else reason,
         num_patches=result.num_patches if result else 0,
         mpp=result.mpp if result else None,
         mpp_source=result.mpp_source if result else "",
-        seconds=f"{time.monotonic() - begun:.1f}",
+        seconds=f"{seconds:.1f}",
     )
     if result is None:
         return TileOutcome(row, "")
     return TileOutcome(row, result.source_sha256, result.mask, result.qc)
 
 
-def _tile_apart(job: TileJob, context: TaskContext) -> TileResult:
-    """Tile into a folder of this attempt's own, and put what came out in its place.
+@contextmanager
+def apart(job: TileJob) -> Iterator[Path]:
+    """Where a slide's store is to be written: a place that is gone when the attempt ends.
 
-    A worker that was given up for dead may still be writing; it must not write here.
+    A worker that was given up for dead may still be writing; it must not write where others do.
 
     Raises:
-        WsiHrError: the slide or the disk failed.
-        CancelledError: nobody waits for the slide any more.
+        SlideError: the slide cannot be read.
+        StoreError: the folder cannot be written.
     """
     if job.store_path.exists():
         # a slide that cannot be read just now (a share that is away) takes no store with it
         Source.of(job.record.path).edges_sha256()
     set_aside(job.store_path)
     with attempt(job.store_path) as written:
+        yield written
+
+
+def settle(job: TileJob, result: TileResult, written: Path) -> None:
+    """Put what an attempt came to in its place.
+
+    Raises:
+        StoreError: the disk does not take it.
+    """
+    publish_review(written.parent, job.store_path.parent, job.record.slide_id)
+    if result.status == "done":
+        publish(written, job.store_path)
+    drop_outdated(job.store_path)
+
+
+def _tile_apart(job: TileJob, context: TaskContext) -> TileResult:
+    """Tile a slide, and put what came out in its place.
+
+    Raises:
+        WsiHrError: the slide or the disk failed.
+        CancelledError: nobody waits for the slide any more.
+    """
+    with apart(job) as written:
         result = run_isolated(
             tile_slide,
             job.record.path,
@@ -153,8 +202,5 @@ def _tile_apart(job: TileJob, context: TaskContext) -> TileResult:
         )
         if context.cancelled():
             raise CancelledError
-        publish_review(written.parent, job.store_path.parent, job.record.slide_id)
-        if result.status == "done":
-            publish(written, job.store_path)
-    drop_outdated(job.store_path)
+        settle(job, result, written)
     return result

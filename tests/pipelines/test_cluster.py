@@ -8,26 +8,20 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-from distributed import LocalCluster
 
 import pipelines
 from pipelines import cluster
-from pipelines.cluster import Shared, Where, most_threads, num_slots
+from pipelines.cluster import Where, num_slots
 from pipelines.dry_run import dry_run
 from pipelines.lock import LOCK_FILE
-from pipelines.tasks import TaskContext, run_tasks
 from pipelines.tile import tile_stage
-from pipelines.worker_threads import WorkerThreads
 from wsi_hr.cohort.table import read_table
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError
@@ -309,105 +303,19 @@ def test_a_dry_run_is_done_by_the_cluster_too(tmp_path, start_cluster):
     assert plan.store_bytes == alone.store_bytes > 0
 
 
-@pytest.mark.parametrize(
-    ("workers", "num_tasks", "threads", "slots"),
-    [([4], 2, 2, 2), ([4], 9, 1, 4), ([4, 4], 3, 2, 4), ([4, 2], 1, 2, 3), ([4, 4], 1, 4, 2)],
-)
-def test_fewer_slides_than_threads_get_several_each(
-    tmp_path, start_cluster, workers, num_tasks, threads, slots
+def test_one_slide_is_cut_by_all_workers_and_one_of_them_may_die(
+    tmp_path, start_cluster, long_slide
 ):
-    some = start_cluster(0)
-    for each in workers:
-        some.add_worker(cwd=tmp_path, threads=each)
-    assert eventually(lambda: num_slots(Where(1, some.address)) == sum(workers))
-    assert most_threads(some.address, num_tasks) == threads
-    assert num_slots(Where(1, some.address, threads)) == slots
-
-
-def test_two_slides_use_all_threads_of_a_worker(tmp_path, start_cluster):
-    wide, store = start_cluster(0), tmp_path / "store"
-    wide.add_worker(cwd=tmp_path, threads=24)
-    roomy = SCRIPT.replace("memory_gib=1", "memory_gib=4")
-    for seed in range(2):
-        write_slide(tmp_path / f"slides/s{seed}.svs", seed, tiles=300)
+    three, store = start_cluster(3), tmp_path / "store"
     run = subprocess.Popen(
-        [sys.executable, "-c", roomy, str(tmp_path / "slides"), str(store), wide.address],
+        [sys.executable, "-c", SCRIPT, str(long_slide), str(store), three.address],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-
-    def num_threads() -> list[int]:
-        """Of the slide processes; a few are none of those that cut."""
-        with suppress(OSError):  # one has just ended
-            children = slide_processes(wide.workers[0])
-            return [len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in children]
-        return []
-
-    assert eventually(lambda: any(found > 12 for found in num_threads()))
+    assert eventually(lambda: all(map(slide_processes, three.workers)))
+    three.workers[0].kill()
     assert run.wait(120) == 0
-    config = CONFIG.model_copy(update={"memory_gib": 4.0})
-    tile_stage([tmp_path / "slides"], tmp_path / "alone", config)
+    tile_stage([long_slide], tmp_path / "alone", CONFIG)
     assert tree(store) == tree(tmp_path / "alone")
-
-
-def at_once(job: Path, context: TaskContext) -> int:
-    """Most of such tasks that were at work; each waits a while for as many as ``job`` says."""
-    own = job / uuid.uuid4().hex
-    own.touch()
-    until, found = time.monotonic() + 3, 0
-    while found < int(job.name) and time.monotonic() < until:
-        found = max(found, len(list(job.iterdir())))
-        time.sleep(0.01)
-    time.sleep(0.1)  # for one too many to be seen
-    found = max(found, len(list(job.iterdir())))
-    own.unlink()
-    return found
-
-
-@pytest.mark.parametrize(("threads", "most"), [(1, 5), (2, 2), (3, 1), (9, 1)])
-def test_a_worker_has_no_more_at_work_than_it_has_threads_for(tmp_path, threads, most):
-    jobs, lock = tmp_path / str(most), tmp_path / "lock"
-    jobs.mkdir()
-    lock.touch()
-    options = {
-        "processes": False,
-        "dashboard_address": "127.0.0.1:0",
-        "local_directory": str(tmp_path),
-    }
-    with LocalCluster(n_workers=1, threads_per_worker=5, **options) as local:
-        where = Where(1, local.scheduler_address, threads)
-        shared = Shared(lock, lock)
-        found = list(
-            run_tasks(
-                at_once, [jobs] * 7, where, shared, lost=lambda *_: 99, on_progress=lambda *_: None
-            )
-        )
-    assert len(found) == 7
-    assert max(found) == most
-
-
-def test_who_wants_many_threads_is_not_overtaken_and_who_waits_can_be_stopped():
-    threads, told = WorkerThreads(), []
-
-    def work(wanted: int) -> None:
-        with threads.taken(wanted, 4, lambda: False):
-            told.append(wanted)
-
-    with ThreadPoolExecutor(3) as pool:
-        with threads.taken(1, 4, lambda: False):
-            many = pool.submit(work, 4)
-            assert eventually(threads._turn.locked)
-            one = pool.submit(work, 1)
-            with pytest.raises(TimeoutError):
-                one.result(0.3)
-        many.result(10)
-        one.result(10)
-    assert told == [4, 1]
-    with (
-        threads.taken(4, 4, lambda: False),
-        pytest.raises(CancelledError),
-        threads.taken(1, 4, lambda: True),
-    ):
-        pass
 
 
 def test_another_version_anywhere_is_refused(tmp_path, start_cluster):
