@@ -238,14 +238,14 @@ def test_a_slide_of_a_stopped_worker_is_done_by_another(
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert eventually(lambda: any(store.glob(".attempt-*/*.tmp/scale_*/patches/c.0*")))
-    (busy,) = (worker for worker in cluster.workers if slide_processes(worker))
+    busy = next(worker for worker in cluster.workers if slide_processes(worker))
     busy.send_signal(signal.SIGSTOP)
     assert run.wait(240) == 0
     busy.send_signal(signal.SIGCONT)
     (row,) = tile_stage([long_slide], store, CONFIG)
     assert row["status"] == "done"
-    assert [path.name for path in store.glob("*.zarr")] == ["long.zarr"]
-    assert not list(store.glob(".attempt-*"))
+    tile_stage([long_slide], tmp_path / "alone", CONFIG)
+    assert tree(store) == tree(tmp_path / "alone")
 
 
 def test_a_slide_that_no_worker_survives_fails_and_the_others_come_out(
@@ -261,9 +261,8 @@ def test_a_slide_that_no_worker_survives_fails_and_the_others_come_out(
     )
     begun = ".attempt-*/long.zarr.tmp/scale_*/patches/c.0*"
     assert eventually(lambda: any(store.glob(begun)) and (store / "b.zarr").exists())
-    assert eventually(lambda: len([w for w in both.workers if slide_processes(w)]) == 1)
-    (busy,) = (worker for worker in both.workers if slide_processes(worker))
-    busy.kill()
+    assert eventually(lambda: any(map(slide_processes, both.workers)))
+    next(worker for worker in both.workers if slide_processes(worker)).kill()
     assert run.wait(60) == 0
     states = {row["slide_id"]: row for row in read_table(store / "status.csv").rows}
     assert states["b"]["status"] == "done"

@@ -25,6 +25,7 @@ from wsi_hr.config import TileConfig
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import Point, Size
 from wsi_hr.remote import Place, RemotePath, place
+from wsi_hr.slides.isolate import stop_isolated
 from wsi_hr.store.patch_store import PatchStore
 from wsi_hr.testing.svs import TILE_PX, write_svs
 
@@ -56,6 +57,7 @@ def s3() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in told.items():
             patch.setenv(name, value)
+        stop_isolated()  # the slides' processes have the environment of when the first was started
         import s3fs
 
         s3fs.S3FileSystem(use_listings_cache=False).mkdir("bucket")
@@ -131,6 +133,24 @@ def test_workers_of_a_cluster_upload_the_same_files(slides, local, bucket, cli, 
     assert tiled.code == again.code == 0, tiled.out + tiled.err
     assert "2 done" in tiled.out
     assert tree(bucket) == tree(local)
+
+
+@pytest.mark.slow
+def test_the_spans_of_a_slide_are_uploaded_one_by_one(bucket, tmp_path):
+    coarse = np.random.default_rng(0).integers(0, 60, (TILE_PX // 8, TILE_PX // 8, 1))
+    tile = np.uint8([215, 120, 170]) - np.kron(coarse, np.ones((8, 8, 3))).astype(np.uint8)
+    glass = np.full((1, TILE_PX, TILE_PX, 3), 244, np.uint8)
+    size = Size(16 * TILE_PX, 13 * TILE_PX)
+    write_svs(tmp_path / "s.svs", size=size, mpp=0.5, tile_at=lambda _: tile, glass=glass)
+    config = TileConfig(patch_size=64, more_mpp=(1.0,))  # pyright: ignore[reportCallIssue]
+    tile_stage([tmp_path / "s.svs"], tmp_path / "alone", config)
+    options = {"dashboard_address": "127.0.0.1:0", "local_directory": str(tmp_path / "dask")}
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, **options) as cluster:
+        (row,) = tile_stage(
+            [tmp_path / "s.svs"], bucket, config, scheduler=cluster.scheduler_address
+        )
+    assert row["status"] == "done", row["reason"]
+    assert tree(bucket) == tree(tmp_path / "alone")
 
 
 def test_every_command_reads_them(store, run, labels, bucket, cli, tmp_path, tree):
