@@ -174,6 +174,7 @@ class _Slides:
             result, reason = tried(step.job, lambda: _finished(slide))
         if result is None:
             discard_unfinished(slide.store.folder)
+            reason = reason.replace(str(slide.store.folder), str(step.job.store_path))
         del self._open[slide_id]
         return [], outcome_of(step.job, result, reason, time.monotonic() - slide.since)
 

@@ -168,6 +168,7 @@ def test_a_file_that_the_disk_loses_fails_the_slide(tmp_path, slide, scheduler, 
     monkeypatch.setattr(tile_spans, "_cut", lost_after)
     reason = refused(copied, tmp_path / "store", scheduler)
     assert ("damaged" if loss == "part" else "was written and is gone") in reason
+    assert ".attempt-" not in reason
 
 
 @pytest.mark.parametrize("first", [0.5, 1.0])

@@ -179,7 +179,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     full = Path("/dev/full").open("r+b")  # noqa: SIM115, closed as the file it stands for
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: full)
     with (
-        pytest.raises(StoreError, match="No space left on device.*see that the output folder"),
+        pytest.raises(StoreError, match="No space left on device.*see that it has space"),
         LaterChunks(2, tmp_path) as later,
     ):
         later.put(np.array([1, 0]), [b"x" * 100_000, None])

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PRELOAD = ("wsi_hr.tiling.tile",)
+PRELOAD = ("wsi_hr.tiling.tile", "wsi_hr.tiling.spans")
 """Imported once by the process that forks the children; names only, so that nothing is imported
 here."""
 

@@ -105,5 +105,5 @@ class LaterChunks:
     def _unwritable(self, cause: OSError) -> StoreError:
         return StoreError(
             f"{self._folder}: cannot be written ({cause.strerror}); "
-            "see that the output folder has space and may be written, then run again"
+            "see that it has space and may be written, then run again"
         )

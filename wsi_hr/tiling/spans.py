@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 
 import numpy as np
 
@@ -243,32 +243,27 @@ def cut_span(
     """
     source = Source.of(path)
     source.check_same(store.source_size, store.source_edges_sha256, store.source_mtimes_ns)
+    files: dict[str, FileEntry] = {}
+    pieces: list[Part] = []
     with (
         open_slide(
             path, slide_id=slide_id, mpp_override=mpp_override, mpp_source=mpp_source
         ) as slide,
-        TemporaryDirectory() as scratch,
+        ExitStack() as at_hand,
     ):
         passes = plan_passes(_scales(slide, store), threads=1)
         (together,) = [one for one in passes if one.scales[0].config.mpp == span.mpp]
-        files: dict[str, FileEntry] = {}
-        pieces: list[Part] = []
+        shelves = []
+        for scale in together.scales:
+            chunks = LaterChunks(len(scale.grid), Path(gettempdir()))
+            shelves.append(_Shelf(store, scale, at_hand.enter_context(chunks)))
+        within = range(span.first, span.stop)
+        for parts in at_hand.enter_context(encoding_pass(together, 1, within)):
+            for shelf, part in zip(shelves, parts, strict=True):
+                shelf.put(part.patches, part.chunks)
         try:
-            later = Path(scratch)
-            if isinstance(store.folder, Path):
-                later = store.folder / PARTS
-                later.mkdir(exist_ok=True)
-            with ExitStack() as at_hand:
-                shelves = []
-                for scale in together.scales:
-                    chunks = at_hand.enter_context(LaterChunks(len(scale.grid), later))
-                    shelves.append(_Shelf(store, scale, chunks))
-                within = range(span.first, span.stop)
-                for parts in at_hand.enter_context(encoding_pass(together, 1, within)):
-                    for shelf, part in zip(shelves, parts, strict=True):
-                        shelf.put(part.patches, part.chunks)
-                for shelf in shelves:
-                    shelf.write(files, pieces, span)
+            for shelf in shelves:
+                shelf.write(files, pieces, span)
         except OSError as cause:
             raise _unwritable(store.folder, cause) from cause
     source.check_unchanged()
@@ -382,6 +377,7 @@ def put_file(store: Unfinished, name: str, content: bytes) -> FileEntry:
     else:
         # whoever was given up for dead may write the same file at the same time
         file = store.folder / PARTS / uuid.uuid4().hex
+        file.parent.mkdir(exist_ok=True)
         file.write_bytes(content)
         fsync_file(file)
         file.rename(store.folder / name)
