@@ -20,7 +20,7 @@ import tifffile
 import pipelines
 from pipelines import cluster
 from pipelines.cluster import Where, num_slots
-from pipelines.dry_run import dry_run
+from pipelines.dry_run import DryRun, dry_run
 from pipelines.lock import LOCK_FILE
 from pipelines.tile import tile_stage
 from wsi_hr.cohort.table import read_table
@@ -302,6 +302,20 @@ def test_a_dry_run_is_done_by_the_cluster_too(tmp_path, start_cluster):
     alone = dry_run([tmp_path / "slides"], store, CONFIG)
     assert (plan.slots, plan.num_patches) == (2, alone.num_patches)
     assert plan.store_bytes == alone.store_bytes > 0
+    assert plan.hours == pytest.approx(seconds(plan) / 2 / 3600, rel=0.2, abs=1e-4)
+
+
+def test_a_cluster_cuts_the_longest_slide_by_all_its_workers(tmp_path, start_cluster, long_slide):
+    three = start_cluster(3)
+    assert eventually(lambda: num_slots(Where(1, three.address)) == 3)
+    plan = dry_run([long_slide], tmp_path / "store", CONFIG, scheduler=three.address)
+    assert plan.slots == 3
+    assert plan.hours == pytest.approx(seconds(plan) / 3 / 3600, rel=0.1)
+
+
+def seconds(plan: DryRun) -> float:
+    """Of all slides together."""
+    return sum(float(row["seconds"]) for row in plan.rows)
 
 
 def test_one_slide_is_cut_by_all_workers_and_one_of_them_may_die(
