@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
-from pipelines.cluster import Shared, Where
-from pipelines.lock import LOCK_FILE
+from pipelines.cluster import Where
 from pipelines.tasks import TaskContext, run_tasks
-from pipelines.tile_jobs import TileJob
+from pipelines.tile_jobs import TileJob, shared_by
 from wsi_hr.errors import WsiHrError
 from wsi_hr.slides.isolate import run_isolated
 from wsi_hr.tiling.estimate import SlideEstimate, estimate_slide
@@ -42,9 +41,8 @@ def run_estimates(jobs: Sequence[TileJob], where: Where) -> Iterator[EstimateOut
     """
     if not jobs:
         return
-    shared = Shared(jobs[0].store_path.parent / LOCK_FILE, jobs[0].record.path)
     yield from run_tasks(
-        _estimate_one, jobs, where, shared, lost=_lost, on_progress=lambda *report: None
+        _estimate_one, jobs, where, shared_by(jobs), lost=_lost, on_progress=lambda *report: None
     )
 
 

@@ -41,12 +41,13 @@ def upload_store(written: Path, path: RemotePath) -> None:
 
 
 def upload_unfinished(written: Path, path: RemotePath) -> None:
-    """Upload a store that is laid out and has no patches yet; what is at ``path`` goes before.
+    """Upload a store that is laid out and has no patches yet.
+
+    Nothing is removed: who was given up for dead may come late, and uploads the same again.
 
     Raises:
         OSError: the server does not take it.
     """
-    remove_store(path)
     for names in _in_order(files_below(written)):
         path.upload_below(written, names)
 

@@ -76,19 +76,21 @@ class TileOutcome:
 def run_jobs(
     jobs: Sequence[TileJob], where: Where, on_progress: OnProgress
 ) -> Iterator[TileOutcome]:
-    """Tile slides, on this machine or a cluster; yields them as they finish.
+    """Tile slides on this machine; yields them as they finish.
 
     Dask's threads only wait: the work is done by one process per slide. When the caller is
-    interrupted, these are killed, on whichever machine they are.
-
-    Raises:
-        ConfigError: the cluster cannot be used.
-        ConnectionError: the cluster was lost on the way.
+    interrupted, these are killed.
     """
     if not jobs:
         return
-    shared = Shared(jobs[0].store_path.parent / LOCK_FILE, jobs[0].record.path)
-    yield from run_tasks(_tile_one, jobs, where, shared, lost=_lost, on_progress=on_progress)
+    yield from run_tasks(
+        _tile_one, jobs, where, shared_by(jobs), lost=_lost, on_progress=on_progress
+    )
+
+
+def shared_by(jobs: Sequence[TileJob]) -> Shared:
+    """What the workers of a cluster must see to do ``jobs``, of which there is one at least."""
+    return Shared(jobs[0].store_path.parent / LOCK_FILE, jobs[0].record.path)
 
 
 def _lost(job: TileJob, reason: str) -> TileOutcome:

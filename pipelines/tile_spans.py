@@ -15,11 +15,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipelines.cluster import Shared, Where
-from pipelines.lock import LOCK_FILE
+from pipelines.cluster import Where
 from pipelines.replacement import discard_unfinished, drop_outdated, finish_store, move_out
 from pipelines.tasks import OnProgress, TaskContext, running
-from pipelines.tile_jobs import TileJob, TileOutcome, apart, outcome_of, settle, tried
+from pipelines.tile_jobs import TileJob, TileOutcome, apart, outcome_of, settle, shared_by, tried
 from wsi_hr.errors import WsiHrError
 from wsi_hr.slides.isolate import run_isolated
 from wsi_hr.store.manifest import FileEntry
@@ -122,10 +121,9 @@ def run_spans(
     """
     if not jobs:
         return
-    shared = Shared(jobs[0].store_path.parent / LOCK_FILE, jobs[0].record.path)
     slides = _Slides(on_progress)
     with running(
-        _do, where, shared, at_a_time=len(jobs), lost=_lost, on_progress=on_progress
+        _do, where, shared_by(jobs), at_a_time=len(jobs), lost=_lost, on_progress=on_progress
     ) as tasks:
         tasks.add(jobs)
         for step in tasks.results():

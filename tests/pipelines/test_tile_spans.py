@@ -17,11 +17,12 @@ from pipelines.tile import tile_stage
 from pipelines.tile_spans import SpanJob
 from wsi_hr.config import TileConfig
 from wsi_hr.geometry import Size
-from wsi_hr.runtime import sha256_file
 from wsi_hr.slides.open import open_slide
 from wsi_hr.testing.svs import TILE_PX, write_svs
 from wsi_hr.tiling.passes import tasks_together
 from wsi_hr.tiling.survey import survey_slide
+
+from .test_cluster import tree
 
 TWO = {"patch_size": 64, "more_mpp": (1.0,)}
 
@@ -62,15 +63,6 @@ def cut(monkeypatch) -> list[SpanJob]:
 
     monkeypatch.setattr(tile_spans, "_cut", noted)
     return found
-
-
-def tree(store: Path) -> dict[str, str]:
-    said = {"status.csv", "run.json", "tile.json"}
-    return {
-        str(file.relative_to(store)): sha256_file(file)
-        for file in store.rglob("*")
-        if file.is_file() and file.name not in said
-    }
 
 
 @pytest.mark.parametrize(
