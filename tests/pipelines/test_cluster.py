@@ -246,7 +246,8 @@ def test_a_slide_of_a_stopped_worker_is_done_by_another(
     busy.send_signal(signal.SIGCONT)
     (row,) = tile_stage([long_slide], store, CONFIG)
     assert row["status"] == "done"
-    tile_stage([long_slide], tmp_path / "alone", CONFIG)
+    (alone,) = tile_stage([long_slide], tmp_path / "alone", CONFIG)
+    assert alone["status"] == "done", alone["reason"]
     assert tree(store) == tree(tmp_path / "alone")
 
 
@@ -329,7 +330,8 @@ def test_one_slide_is_cut_by_all_workers_and_one_of_them_may_die(
     assert eventually(lambda: all(map(slide_processes, three.workers)))
     three.workers[0].kill()
     assert run.wait(120) == 0
-    tile_stage([long_slide], tmp_path / "alone", CONFIG)
+    (alone,) = tile_stage([long_slide], tmp_path / "alone", CONFIG)
+    assert alone["status"] == "done", alone["reason"]
     assert tree(store) == tree(tmp_path / "alone")
 
 

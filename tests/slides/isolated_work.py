@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
@@ -86,6 +87,19 @@ def start_threads(path: Path, number: int) -> int:
     finally:
         done.set()
     return number
+
+
+def allocate_in_threads(path: Path, number: int) -> int:
+    """Each thread holds a little while all others do, for which malloc reserves 64 MiB."""
+    together = threading.Barrier(number, timeout=20)
+
+    def hold() -> int:
+        little = bytearray(10_000)
+        together.wait()
+        return len(little)
+
+    with ThreadPoolExecutor(number) as pool:
+        return sum(future.result() for future in [pool.submit(hold) for _ in range(number)])
 
 
 def abort_for_memory(path: Path) -> None:

@@ -69,7 +69,7 @@ def run_isolated(
         args: can be pickled, as the result can; the first path among them names the slide in
             messages.
         deadline_s: seconds after which the child is killed.
-        memory_gib: GiB by which its address space may grow.
+        memory_gib: GiB by which its writable memory may grow.
         on_progress: told what ``fn`` reports by :func:`wsi_hr.slides.reporting.report_progress`.
         cancelled: asked several times a second; once it is true the child is killed.
 

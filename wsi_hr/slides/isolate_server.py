@@ -38,6 +38,7 @@ _PR_SET_PDEATHSIG = 1
 _GRACE_S = 5.0  # the child's own alarm, should this process be stopped, rings this much later
 _LONGEST_WAIT_S = 3600.0  # epoll counts milliseconds in 32 bits
 _BYTES_PER_GIB = 1 << 30
+_STATM_DATA = 5  # the field of /proc/self/statm that RLIMIT_DATA limits
 
 
 @dataclass
@@ -168,20 +169,24 @@ def _call(messages: Connection) -> None:
 
 
 def _limit_memory(memory_gib: float) -> None:
-    """Let the address space grow by so much; and no core dumps, which would hold pixels."""
+    """Let writable memory grow by so much; and no core dumps, which would hold pixels.
+
+    Address space would be the wrong thing to limit: malloc reserves 64 MiB of it, and for a moment
+    128, for each of many threads that never use them.
+    """
     with open("/proc/self/statm", encoding="ascii") as handle:
-        pages = int(handle.read().split()[0])
+        pages = int(handle.read().split()[_STATM_DATA])
     limit = pages * resource.getpagesize() + int(memory_gib * _BYTES_PER_GIB)
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _as_message(error: Exception) -> tuple[str, Any]:
     """An error as something that surely arrives at the caller."""
-    # the stack of a thread, and what it allocates from, are address space before they are used
+    # the stack of a thread is writable memory before it is used
     no_thread = isinstance(error, RuntimeError) and "can't start new thread" in str(error)
     if isinstance(error, MemoryError) or no_thread:
         return "memory", None
