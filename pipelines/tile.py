@@ -37,6 +37,7 @@ from wsi_hr.slides.source import Source
 from wsi_hr.store.manifest import is_ours
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
 from wsi_hr.store.thread_pool import num_usable_cores
+from wsi_hr.tiling.tile import at_scale, unreadable_note
 from wsi_hr.tiling.tissue import load_segmenter
 
 __all__ = ["STATUS_COLUMNS", "STATUS_FILE", "TILE_FILE", "tile_stage"]
@@ -122,7 +123,7 @@ def tile_stage(
                     digests[kept.info.source_sha256].append(record.slide_id)
                     qc_of[record.slide_id] = kept.info.segmenter, kept.info.qc
                     earlier = table.earlier.get(record.slide_id, {})
-                    table.put(_kept_row(record, kept, earlier.get("seconds", "")))
+                    table.put(_kept_row(record, kept, earlier))
         require_room(jobs, where.workers)
         try:
             with slide_bar(console, "tiling", len(records), len(records) - len(jobs)) as bar:
@@ -283,27 +284,39 @@ def _mpp_stands(found: PatchStore, job: TileJob) -> bool:
     return mpp.source not in (OVERRIDE_SOURCE, MANIFEST_SOURCE)
 
 
-def _kept_row(record: SlideRecord, found: PatchStore, seconds: str) -> dict[str, str]:
+def _kept_row(record: SlideRecord, found: PatchStore, earlier: Mapping[str, str]) -> dict[str, str]:
     return status_row(
         record.slide_id,
         record.path,
         "done",
-        "; ".join([*found.info.colour_notes, *_lost(found)]),
+        "; ".join([*found.info.colour_notes, *_empty(found, earlier), *_lost(found)]),
         num_patches=len(found),
         mpp=found.info.mpp.mean,
         mpp_source=found.info.mpp.source,
-        seconds=seconds,
+        seconds=earlier.get("seconds", ""),
     )
+
+
+def _empty(found: PatchStore, earlier: Mapping[str, str]) -> list[str]:
+    """The asked scales at which a store has no patches, and why if an earlier row tells."""
+    there = {scale.info.tile.mpp for scale in _scales(found)}
+    notes = []
+    for mpp in found.info.asked.more_mpp:
+        if mpp not in there:
+            at = at_scale(mpp, found.info.asked, "")
+            clauses = earlier.get("reason", "").split("; ")
+            notes += [clause for clause in clauses if clause.startswith(at)] or [f"{at}no patch"]
+    return notes
 
 
 def _lost(found: PatchStore) -> list[str]:
     """What the slide did not give, at every scale of its store, worded as when it was tiled."""
-    notes = []
-    for scale in _scales(found):
-        if not scale.valid.all():
-            at = f"at {scale.info.tile.mpp:g} um/px " if found.info.asked.more_mpp else ""
-            notes.append(f"{at}{int((~scale.valid).sum())} of {len(scale)} patches unreadable")
-    return notes
+    asked = found.info.asked
+    return [
+        at_scale(scale.info.tile.mpp, asked, unreadable_note(int((~scale.valid).sum()), len(scale)))
+        for scale in _scales(found)
+        if not scale.valid.all()
+    ]
 
 
 def _scales(found: PatchStore) -> list[PatchStore]:

@@ -483,7 +483,7 @@ def test_a_slide_that_is_away_takes_no_store_with_it(tmp_path):
     assert PatchStore.open(store / "a.zarr").info.tile == other
 
 
-def test_a_kept_store_counts_what_is_unreadable_at_every_mpp(tmp_path):
+def test_a_kept_store_s_row_says_of_every_mpp_what_it_said(tmp_path):
     path = write_slide(tmp_path / "slides/a.svs", 0)
     with tifffile.TiffFile(path) as tif:
         offset, count = (
@@ -492,10 +492,17 @@ def test_a_kept_store_counts_what_is_unreadable_at_every_mpp(tmp_path):
     with path.open("r+b") as handle:
         handle.seek(offset)
         handle.write(b"\0" * count)
-    config = CONFIG.model_copy(update={"more_mpp": (1.0,), "max_unreadable": 0.9})
-    (first,), (again,) = (tile_stage([path], tmp_path / "out", config, workers=1) for _ in range(2))
-    assert first["reason"] == again["reason"]
-    assert [part.split(" of ")[0] for part in first["reason"].split("; ")] == [
-        "at 0.5 um/px 4",
-        "at 1 um/px 1",
-    ]
+    config = CONFIG.model_copy(update={"more_mpp": (60.0, 1.0), "max_unreadable": 0.9})
+    store = tmp_path / "out"
+    (first,), (again,) = (tile_stage([path], store, config, workers=1) for _ in range(2))
+    assert first == again
+    (store / "status.csv").unlink()
+    (without_table,) = tile_stage([path], store, config, workers=1)
+    unreadable = ["at 0.5 um/px 4 of", "at 1 um/px 1 of"]
+    for row, empty in (
+        (first, "at 60 um/px smaller than"),
+        (without_table, "at 60 um/px no patch"),
+    ):
+        clauses = row["reason"].split("; ")
+        for clause, start in zip(clauses, [empty, *unreadable], strict=True):
+            assert clause.startswith(start)

@@ -101,12 +101,15 @@ def with_damage(slide: Path, path: Path, tiles: Sequence[int]) -> Path:
 
 def test_unreadable_patches_are_counted_over_all_spans(tmp_path, slide, scheduler, cut):
     damaged = with_damage(slide, tmp_path / "s.svs", [100, 190])
-    config = TileConfig.model_validate({**TWO, "max_unreadable": 0.1})
+    of_two = {"more_mpp": (1.0, 60.0), "max_unreadable": 0.1}
+    config = TileConfig.model_validate({**TWO, **of_two})
     (alone,) = tile_stage([damaged], tmp_path / "alone", config)
     (row,) = tile_stage([damaged], tmp_path / "store", config, scheduler=scheduler)
     assert row | {"seconds": ""} == alone | {"seconds": ""}
-    assert "at 1 um/px" in row["reason"]
-    assert "patches unreadable" in row["reason"]
+    first, *clauses = row["reason"].split("; ")
+    assert first.startswith("at 60 um/px smaller than one patch")
+    assert [clause.split()[1] for clause in clauses] == ["0.5", "1"]
+    assert all(clause.endswith("patches unreadable") for clause in clauses)
     assert len(cut) > 1
     assert tree(tmp_path / "store") == tree(tmp_path / "alone")
 

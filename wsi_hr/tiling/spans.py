@@ -46,9 +46,9 @@ from wsi_hr.tiling.survey import Scale, Survey
 from wsi_hr.tiling.tile import (
     Origin,
     TileResult,
-    at_scale,
     info_of,
     looked_over,
+    notes_before,
     result_of,
     thumbnail_of,
     without_patches,
@@ -176,18 +176,13 @@ def begin_slide(
 
 def _laid_out(folder: Path, origin: Origin, survey: Survey) -> Begun:
     main = survey.scales[0]
-    slide, info = main.slide, info_of(origin, survey, main)
-    notes, cut = info.colour_notes, []
+    slide, cut = main.slide, [scale for scale in survey.scales if len(scale.grid)]
     try:
         folder.mkdir(parents=True)
+        info = info_of(origin, survey, main)
         write_root(folder, info, survey.mask, thumbnail_of(slide, survey.overview))
-        for scale in survey.scales:
-            if len(scale.grid):
-                write_scale(folder, info_of(origin, survey, scale), scale.grid)
-                cut.append(scale)
-            else:
-                why = scale.why_empty(survey.mask, origin.given, 0)
-                notes.append(at_scale(scale.config.mpp, origin.config, why))
+        for scale in cut:
+            write_scale(folder, info_of(origin, survey, scale), scale.grid)
         files = {name: entry_of(folder / name) for name in files_below(folder)}
         for name in files:
             fsync_file(folder / name)
@@ -205,7 +200,8 @@ def _laid_out(folder: Path, origin: Origin, survey: Survey) -> Begun:
         source.edges_sha256(),
         source.mtimes_ns,
     )
-    return Begun(result_of(origin, survey, notes), store, tuple(_spans(cut)))
+    result = result_of(origin, survey, notes_before(origin, survey))
+    return Begun(result, store, tuple(_spans(cut)))
 
 
 def _spans(scales: Sequence[Scale]) -> Iterator[Span]:

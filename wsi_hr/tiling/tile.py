@@ -208,7 +208,7 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
     """
     main, config = survey.scales[0], origin.config
     slide, info = main.slide, info_of(origin, survey, main)
-    notes = info.colour_notes
+    notes = notes_before(origin, survey)
     num_read, num_patches = 0, sum(len(scale.grid) for scale in survey.scales)
     cut = [scale for scale in survey.scales if len(scale.grid)]
     # from here on other threads are at work
@@ -219,14 +219,7 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
         )
         thumbnail = thumbnail_of(slide, survey.overview)
         with PatchStoreWriter(store_path, info, main.grid, survey.mask, thumbnail) as writer:
-            for scale in survey.scales:
-                if not len(scale.grid):
-                    notes.append(
-                        at_scale(
-                            scale.config.mpp, config, scale.why_empty(survey.mask, origin.given, 0)
-                        )
-                    )
-                    continue
+            for scale in cut:
                 if scale is not main:
                     writer.next_scale(info_of(origin, survey, scale), scale.grid)
                 progress = _Progress(num_read, num_patches)
@@ -239,6 +232,19 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
             write_review(store_path.parent, slide.slide_id, review.result())
             writer.commit()
     return notes
+
+
+def notes_before(origin: Origin, survey: Survey) -> list[str]:
+    """What a row says of a slide with patches before one is cut, a clause each."""
+    config = origin.config
+    return [
+        *info_of(origin, survey, survey.scales[0]).colour_notes,
+        *(
+            at_scale(scale.config.mpp, config, scale.why_empty(survey.mask, origin.given, 0))
+            for scale in survey.scales
+            if not len(scale.grid)
+        ),
+    ]
 
 
 def info_of(origin: Origin, survey: Survey, scale: Scale) -> StoreInfo:
