@@ -91,6 +91,7 @@ def drop_outdated(path: Place) -> None:
 def attempt(path: Place) -> Iterator[Path]:
     """A place beside the store ``path`` that no other attempt uses; gone when this one ends.
 
+    A worker that was given up for dead may still be writing; it must not write where others do.
     For a store behind a URL it is a folder in ``TMPDIR``.
 
     Raises:

@@ -6,14 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from pipelines.cluster import Shared, Where
 from pipelines.lock import LOCK_FILE
-from pipelines.replacement import attempt, drop_outdated, publish, set_aside
+from pipelines.replacement import attempt, drop_outdated, publish
 from pipelines.status import status_row
 from pipelines.tasks import OnProgress, TaskContext, run_tasks
 from wsi_hr.cohort.manifest import SlideRecord
@@ -22,7 +21,6 @@ from wsi_hr.errors import WsiHrError
 from wsi_hr.geometry import QcSummary
 from wsi_hr.remote import Place
 from wsi_hr.slides.isolate import run_isolated
-from wsi_hr.slides.source import Source
 from wsi_hr.tiling.review import publish_review
 from wsi_hr.tiling.tile import TileResult, tile_slide
 
@@ -148,24 +146,6 @@ def outcome_of(job: TileJob, result: TileResult | None, reason: str, seconds: fl
     return TileOutcome(row, result.source_sha256, result.mask, result.qc)
 
 
-@contextmanager
-def apart(job: TileJob) -> Iterator[Path]:
-    """Where a slide's store is to be written: a place that is gone when the attempt ends.
-
-    A worker that was given up for dead may still be writing; it must not write where others do.
-
-    Raises:
-        SlideError: the slide cannot be read.
-        StoreError: the folder cannot be written.
-    """
-    if job.store_path.exists():
-        # a slide that cannot be read just now (a share that is away) takes no store with it
-        Source.of(job.record.path).edges_sha256()
-    set_aside(job.store_path)
-    with attempt(job.store_path) as written:
-        yield written
-
-
 def settle(job: TileJob, result: TileResult, written: Path) -> None:
     """Put what an attempt came to in its place.
 
@@ -185,7 +165,7 @@ def _tile_apart(job: TileJob, context: TaskContext) -> TileResult:
         WsiHrError: the slide or the disk failed.
         CancelledError: nobody waits for the slide any more.
     """
-    with apart(job) as written:
+    with attempt(job.store_path) as written:
         result = run_isolated(
             tile_slide,
             job.record.path,

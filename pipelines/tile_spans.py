@@ -16,9 +16,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipelines.cluster import Where
-from pipelines.replacement import discard_unfinished, drop_outdated, finish_store, move_out
+from pipelines.replacement import (
+    attempt,
+    discard_unfinished,
+    drop_outdated,
+    finish_store,
+    move_out,
+)
 from pipelines.tasks import OnProgress, TaskContext, running
-from pipelines.tile_jobs import TileJob, TileOutcome, apart, outcome_of, settle, shared_by, tried
+from pipelines.tile_jobs import TileJob, TileOutcome, outcome_of, settle, shared_by, tried
 from wsi_hr.errors import WsiHrError
 from wsi_hr.slides.isolate import run_isolated
 from wsi_hr.store.manifest import FileEntry
@@ -264,7 +270,7 @@ def _begin(job: TileJob, context: TaskContext) -> Begun:
         WsiHrError: the slide or the disk failed.
         CancelledError: nobody waits for the slide any more.
     """
-    with apart(job) as written:
+    with attempt(job.store_path) as written:
         begun = run_isolated(
             begin_slide,
             job.record.path,

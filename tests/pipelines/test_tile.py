@@ -12,13 +12,16 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import CancelledError
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 from rich.console import Console
 
+from pipelines import tile, tile_jobs, tile_spans
 from pipelines.cluster import Where
 from pipelines.lock import LOCK_FILE, run_lock
 from pipelines.tile import STATUS_COLUMNS, tile_stage
@@ -463,24 +466,34 @@ def test_all_real_slides_end_with_a_row(tmp_path, shared_data):
     assert int(row["num_patches"]) > 50
 
 
-def test_a_slide_that_is_away_takes_no_store_with_it(tmp_path):
-    """A share may go between listing the slides and reading them; other settings are asked."""
-    slide = write_slide(tmp_path / "a.svs", 0)
-    store = tmp_path / "store"
+def test_a_slide_that_is_away_takes_no_store_with_it(tmp_path, monkeypatch):
+    """A share may go between listing the slides and reading them; another mpp is given."""
+    slide, store = write_slide(tmp_path / "a.svs", 0), tmp_path / "store"
     tile_stage([slide], store, CONFIG)
-    before = {path: path.read_bytes() for path in (store / "a.zarr").rglob("*") if path.is_file()}
+    before = tree(store / "a.zarr")
+    monkeypatch.setattr(tile, "require_slides", lambda inputs: [SlideRecord("a", slide)])
     slide.unlink()
-    other = CONFIG.model_copy(update={"jpeg_quality": 70})
-    job = TileJob(SlideRecord("a", slide), store / "a.zarr", other, None, "manifest")
-    (outcome,) = run_jobs([job], Where(1), lambda *_: None)
-    assert outcome.row["status"] == "failed"
-    assert "cannot be read" in outcome.row["reason"]
-    after = {path: path.read_bytes() for path in (store / "a.zarr").rglob("*") if path.is_file()}
-    assert after == before
+    (row,) = tile_stage([slide], store, CONFIG, mpp_override=0.4)
+    assert row["status"] == "failed"
+    assert "cannot be read" in row["reason"]
+    assert tree(store / "a.zarr") == before
     write_slide(slide, 0)
-    (outcome,) = run_jobs([job], Where(1), lambda *_: None)
-    assert outcome.row["status"] == "done"
-    assert PatchStore.open(store / "a.zarr").info.tile == other
+    (row,) = tile_stage([slide], store, CONFIG, mpp_override=0.4)
+    assert row["status"] == "done"
+    assert PatchStore.open(store / "a.zarr").info.mpp.x == 0.4
+
+
+@pytest.mark.parametrize("do", [tile_jobs._tile_apart, tile_spans._begin])
+def test_a_worker_that_comes_back_late_leaves_what_others_finished(tmp_path, do):
+    """It was given up for dead before it began; nobody waits for the slide any more."""
+    slide, store = write_slide(tmp_path / "a.svs", 0), tmp_path / "store"
+    tile_stage([slide], store, CONFIG)
+    before = tree(store)
+    job = TileJob(SlideRecord("a", slide), store / "a.zarr", CONFIG, None, "")
+    late = SimpleNamespace(cancelled=lambda: True, report=lambda *_: None)
+    with pytest.raises(CancelledError):
+        do(job, late)
+    assert tree(store) == before
 
 
 def test_a_kept_store_s_row_says_of_every_mpp_what_it_said(tmp_path):
