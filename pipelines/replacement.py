@@ -179,8 +179,7 @@ def finish_store(
             return
         for mpp, given in valid.items():
             write_valid(folder, mpp, given)
-        if (folder / PARTS).exists():  # a virtual store has none
-            shutil.rmtree(folder / PARTS)
+        shutil.rmtree(folder / PARTS)
         written = folder.with_name(path.name)
         commit_folder(folder, written, files)
         assert isinstance(path, Path), "as its folder is"

@@ -30,6 +30,7 @@ from wsi_hr.slides.isolate import run_isolated
 from wsi_hr.store.manifest import FileEntry
 from wsi_hr.tiling.review import publish_review
 from wsi_hr.tiling.spans import (
+    PARTS,
     SPAN_SHARDS,
     Begun,
     Cut,
@@ -238,6 +239,7 @@ def _finished(slide: _Slide) -> TileResult:
         if lost:
             logger.warning("%s: %s", job.record.path, unreadable_note(len(lost), num_patches))
             notes.append(at_scale(mpp, job.config, unreadable_note(len(lost), num_patches)))
+    publish_review(store.folder / PARTS, job.store_path.parent, job.record.slide_id)
     finish_store(store.folder, {**store.files, **slide.files}, valid, job.store_path)
     drop_outdated(job.store_path)
     return replace(result, reason="; ".join(notes))
@@ -291,7 +293,6 @@ def _begin(job: TileJob, context: TaskContext) -> Begun:
         if begun.store is None:
             settle(job, begun.result, written)
             return begun
-        publish_review(written.parent, job.store_path.parent, job.record.slide_id)
         folder = move_out(written, job.store_path)
         return replace(begun, store=replace(begun.store, folder=folder))
 

@@ -88,10 +88,15 @@ def write_review(folder: Path, slide_id: str, review: Review) -> None:
             write_text_atomic(outlines, review.outlines)
 
 
-def publish_review(written: Path, folder: Place, slide_id: str) -> None:
-    """Move what :func:`write_review` wrote into one folder to another.
+def publish_review(written: Place, folder: Place, slide_id: str) -> None:
+    """Move what :func:`write_review` wrote to another folder.
 
     Outlines that somebody has corrected there are left as they are.
+
+    Args:
+        written: folder in which it was written; behind a URL, or on disk.
+        folder: where the stores are, behind a URL if ``written`` is.
+        slide_id: the slide.
 
     Raises:
         StoreError: the disk does not take it.
@@ -103,7 +108,10 @@ def publish_review(written: Path, folder: Place, slide_id: str) -> None:
             source, place = written / name, folder / name
             if source.suffix == ".geojson" and _left_alone(place):
                 continue
-            if isinstance(place, RemotePath):
+            if isinstance(source, RemotePath):
+                assert isinstance(place, RemotePath), "both are behind one URL"
+                place.write_bytes(source.read_bytes())
+            elif isinstance(place, RemotePath):
                 place.upload(source)
             else:
                 source.replace(place)

@@ -59,7 +59,8 @@ SPAN_SHARDS = 8
 """Shards that a span has of all its scales together: a few seconds of work."""
 
 PARTS = "parts"
-"""Folder in a store that is not finished: parts of shards, and what is being written."""
+"""Folder in a store that is not finished: parts of shards, what is being written, and what is for
+people to look at once the slide is done."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _laid_out(folder: Path, origin: Origin, survey: Survey) -> Begun:
     except OSError as cause:
         raise _unwritable(folder, cause) from cause
     review = draw_review(slide.slide_id, survey.overview, survey.mask, slide.bounds)
-    write_review(folder.parent, slide.slide_id, review)
+    write_review(folder / PARTS, slide.slide_id, review)
     source = origin.source
     source.check_unchanged()
     store = Unfinished(
