@@ -50,6 +50,7 @@ from wsi_hr.tiling.tile_pixels import TilePatches
 _LIMIT_TILES = 1500  # decoded per round; more of the same tell nothing new
 _READ_TILES = 2000
 _RANDOM_READS = 1500
+_BATCH = 256
 _PEER_PATCHES = 150
 _PACKAGES = ("simplejpeg", "opencv-python-headless", "numpy", "openslide-bin", "zarr", "wsi-hr")
 
@@ -211,6 +212,11 @@ def measure_reading(rounds: Rounds, halved: Workload, aligned: Workload) -> None
         limit_s += seconds(partial(decode_all, streams, patch))
         random_s += seconds(partial(read_singly, store, part))
     rounds.add("random_patch_pct", 100 * limit_s / random_s)
+    batch_s = sum(
+        seconds(partial(store.read, order[first : first + _BATCH]))
+        for first in range(0, _RANDOM_READS, _BATCH)
+    )
+    rounds.add("batch_read_x", limit_s / batch_s)
 
 
 def measure_peers(rounds: Rounds, halved: Workload, folder: Path) -> None:
@@ -349,6 +355,7 @@ def print_table(report: dict) -> None:
         print(target.line(report[name], *report["spread"][name]))
     for name, what in (("second_thread_x", "of one slide"), ("second_core_limit_x", "decoding")):
         print(f"{f'two threads against one, {what}, x':60}{report[name]:9.4g}")
+    print(f"{f'random patches by {_BATCH}, all cores, x LIMIT':60}{report['batch_read_x']:9.4g}")
     for name in ("mpp224", "native224", "passthrough"):
         what = f"{name} with the slide's hash and mask, x LIMIT"
         print(f"{what:60}{report[f'{name}_whole_x']:9.4g}")

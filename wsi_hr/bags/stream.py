@@ -10,6 +10,7 @@ import numpy as np
 from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.read_ahead import read_ahead
 from wsi_hr.geometry import Int64Array, UInt8Array
+from wsi_hr.pixel_memory import join_pixels
 from wsi_hr.store.jpeg_patches import Patches, join_patches
 
 
@@ -42,9 +43,7 @@ def pack(
     """
 
     def read(pieces: list[Piece]) -> UInt8Array:
-        if len(pieces) == 1:
-            return bags[pieces[0].bag].read(pieces[0].positions)
-        return np.concatenate([bags[piece.bag].read(piece.positions) for piece in pieces])
+        return join_pixels([bags[piece.bag].read(piece.positions) for piece in pieces])
 
     yield from read_ahead(read, _chunks(bags, chunk, wanted))
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import UInt8Array
-from wsi_hr.pixel_memory import empty_pixels
+from wsi_hr.pixel_memory import empty_batch, join_pixels
 from wsi_hr.store.jpeg import decode_jpeg_into, holds_ycbcr
 from wsi_hr.store.thread_pool import LazyThreadPool, num_usable_cores
 
@@ -50,7 +48,7 @@ class JpegPatches:
         Raises:
             StoreError: naming a patch that cannot be decoded.
         """
-        out = empty_pixels(len(self), self.patch_px, self.patch_px, 3)
+        out = empty_batch(len(self), self.patch_px, self.patch_px, 3)
 
         def decode(position: int) -> None:
             try:
@@ -73,8 +71,8 @@ Patches = UInt8Array | JpegPatches
 def join_patches(parts: Sequence[Patches]) -> Patches:
     """One after the other; decoded, if any of them is."""
     streams = [part for part in parts if isinstance(part, JpegPatches)]
-    if len(streams) < len(parts) or not parts:
-        return np.concatenate(
+    if len(streams) < len(parts):
+        return join_pixels(
             [part.decode() if isinstance(part, JpegPatches) else part for part in parts]
         )
     return JpegPatches(

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, Size, TissueMask, UInt8Array
-from wsi_hr.pixel_memory import empty_pixels
+from wsi_hr.pixel_memory import empty_batch
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.store.arrays import read_small_array
 from wsi_hr.store.jpeg_patches import JpegPatches
@@ -193,7 +193,7 @@ class PatchStore:
                 "open it by wsi_hr.tiling.slide_pixels.open_store"
             )
         edge = self.info.tile.patch_size
-        out = empty_pixels(len(wanted), edge, edge, 3)
+        out = empty_batch(len(wanted), edge, edge, 3)
         self._pixels.read_into(wanted, out)
         return out
 
