@@ -24,8 +24,8 @@ from distributed import Client, LocalCluster
 from benchmarks.measure import Rounds, machine, seconds
 from pipelines.tile import tile_stage
 from wsi_hr.config import TileConfig
+from wsi_hr.machine import num_usable_cores
 from wsi_hr.store.patch_store import PatchStore
-from wsi_hr.store.thread_pool import num_usable_cores
 
 _PACKAGES = ("wsi-hr", "distributed", "zarr", "simplejpeg", "openslide-bin")
 

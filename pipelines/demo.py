@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pipelines.settings import resolve
 from pipelines.tile import tile_stage
 from pipelines.train import LabelsSource, train_stage
 from wsi_hr.errors import ConfigError, WsiHrError
+from wsi_hr.machine import num_usable_cores
 from wsi_hr.runtime import write_text_atomic
 from wsi_hr.slide_prediction import SlidePrediction
 from wsi_hr.testing.cohort import Lesions, load_lesions, make_cohort
@@ -87,7 +87,7 @@ def run_demo(
         cohort,
         num_slides=NUM_SLIDES,
         seed=seed,
-        workers=workers or len(os.sched_getaffinity(0)),
+        workers=workers or num_usable_cores(),
     )
     clock.start("tile", f"tiling into {store}")
     rows = tile_stage([cohort / "slides"], store, config.tile, workers=workers, console=console)

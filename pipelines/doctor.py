@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wsi_hr.config import TileConfig
+from wsi_hr.machine import core_limits, memory_limits, num_usable_cores
 
 PACKAGE = "wsi-hr"
 GIB = 2**30
@@ -220,40 +221,22 @@ def _zarr_codec() -> Iterator[Check]:
 
 
 def _processors() -> Iterator[Check]:
-    usable = len(os.sched_getaffinity(0))
-    found = f"{os.cpu_count()} in the machine, {usable} for this process"
-    limits = [
-        int(quota) / int(period)
-        for quota, period in map(str.split, _cgroup_limits("cpu.max"))
-        if quota != "max"
-    ]
+    found = f"{os.cpu_count()} in the machine, {num_usable_cores()} used"
+    limits = core_limits()
     if limits:
-        found = f"{found}, {min(limits):.1f} by the container's or job's limit"
-    mend = f"start with --workers {max(1, int(min(limits, default=1)))}"
-    yield _judge("processors", usable <= min(limits, default=usable), found, mend, "warn")
+        found = f"{found}; the container or job gets the time of {min(limits):.1f}"
+    yield Check("processors", "ok", found)
 
 
 def _memory() -> Iterator[Check]:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [int(text) for text in _cgroup_limits("memory.max") if text != "max"]
-    usable = min([total, *limits])
+    usable = min([total, *memory_limits()])
     found = _gib(total)
     if usable < total:
         found = f"{found}, {_gib(usable)} by the container's or job's limit"
     tile = TileConfig.model_validate({})
     mend = f"raise it, or tile with --workers 1 --set tile.memory_gib={usable / GIB / 2:.1f}"
     yield _judge("memory", usable >= tile.memory_gib * GIB, found, mend, "warn")
-
-
-def _cgroup_limits(
-    name: str, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> list[str]:
-    """What ``name`` says in this process's control group (version 2) and in those around it."""
-    lines = own.read_text().splitlines() if own.is_file() else []
-    inside = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
-    folders = [Path(inside), *Path(inside).parents]
-    files = dict.fromkeys(root / folder / name for folder in folders)
-    return [file.read_text().strip() for file in files if file.is_file()]
 
 
 def _shared_memory() -> Iterator[Check]:

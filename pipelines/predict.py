@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pipelines.record import RunRecord
 from pipelines.run_folder import SIDES, SPLITS, read_splits
 from wsi_hr.bags.bag_set import BagSet
 from wsi_hr.errors import ConfigError, LabelError, TrainingError, WsiHrError
+from wsi_hr.machine import num_usable_cores
 from wsi_hr.prediction.class_map import draw_class_map
 from wsi_hr.prediction.exports.tables import (
     PredictionRow,
@@ -97,7 +97,7 @@ def predict_stage(
     if out.resolve() in {path.resolve() for path in (run_dir, *inputs)}:
         raise ConfigError(f"-o {out}: is what is read here; choose a folder of its own")
     run = load_run(run_dir, device=device)
-    torch.set_num_threads(run.config.train.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(run.config.train.threads or num_usable_cores())
     record = RunRecord("predict", run.config)
     with run_lock(out):
         source = find_patches(run, inputs, out, mpp_override, workers, console)

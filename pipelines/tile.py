@@ -38,12 +38,12 @@ from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError, CoordsError, SlideError, StoreError
 from wsi_hr.exchange.coords_h5 import find_coords
 from wsi_hr.geometry import QcSummary
+from wsi_hr.machine import num_usable_cores
 from wsi_hr.remote import Place
 from wsi_hr.runtime import sha256_file, write_text_atomic
 from wsi_hr.slides.source import Source
 from wsi_hr.store.manifest import is_ours
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
-from wsi_hr.store.thread_pool import num_usable_cores
 from wsi_hr.tiling.tile import at_scale, unreadable_note
 from wsi_hr.tiling.tissue import load_segmenter
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from wsi_hr.cohort.labels import Labels, load_labels
 from wsi_hr.cohort.splits import make_splits
 from wsi_hr.config import Config, TileConfig
 from wsi_hr.errors import ConfigError, StoreError, WsiHrError
+from wsi_hr.machine import num_usable_cores
 from wsi_hr.method_config import encoder_px, low_mpp
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import Method
@@ -148,7 +148,7 @@ def _train(
         for side in SIDES
     }
     refuse_other_run(run_dir, config, inputs)
-    torch.set_num_threads(config.train.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(config.train.threads or num_usable_cores())
     method = _build(config, classes, [label_of[s] for s in slides["train"]], run_dir).to(device)
     # only now: settings that cannot be built do not bind the folder
     claim(run_dir, config, inputs)

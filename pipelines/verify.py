@@ -22,6 +22,7 @@ from wsi_hr.cohort.manifest import SlideRecord, find_slides
 from wsi_hr.cohort.table import read_table
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import LabelError, SlideError, StoreError
+from wsi_hr.machine import num_usable_cores
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.slides.source import Source
 from wsi_hr.store.manifest import MANIFEST_NAME, is_ours
@@ -106,7 +107,7 @@ def verify_stage(
             paths |= dict.fromkeys(_stores_in(place))
     records = _records(slides)
     with (
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        ThreadPoolExecutor(num_usable_cores()) as pool,
         progress_bar(console, "verifying", len(paths)) as advance,
     ):
         checks = []

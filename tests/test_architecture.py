@@ -27,6 +27,7 @@ FOUNDATION = (
     "remote",
     "geometry",
     "jpeg_header",
+    "machine",
     "pixel_memory",
     "slide_prediction",
 )

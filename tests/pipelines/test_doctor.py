@@ -135,32 +135,16 @@ def test_an_unwritable_weights_cache_is_a_warning(tmp_path: Path, monkeypatch):
     assert "HF_HOME" in check.mend
 
 
-def test_limits_of_the_group_and_of_those_around_it_are_read(tmp_path: Path):
-    job = tmp_path / "slurm" / "job_1"
-    job.mkdir(parents=True)
-    (job / "memory.max").write_text("max\n")
-    (tmp_path / "slurm" / "memory.max").write_text("1073741824\n")
-    own = tmp_path / "own"
-    own.write_text("4:memory:/elsewhere\n0::/slurm/job_1\n")
-    assert doctor._cgroup_limits("memory.max", tmp_path, own) == ["max", "1073741824"]
-    assert doctor._cgroup_limits("cpu.max", tmp_path, own) == []
-    assert doctor._cgroup_limits("memory.max", tmp_path, tmp_path / "absent") == []
-
-
-@pytest.mark.parametrize(
-    ("limit", "state"), [("50000 100000", "warn"), ("max 100000", "ok"), ("6400000 100000", "ok")]
-)
-def test_a_processor_quota_is_a_warning(limit, state, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(doctor, "_cgroup_limits", lambda _name: [limit])
+def test_a_processor_quota_is_told(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(doctor, "core_limits", lambda: [8.0, 1.5])
+    monkeypatch.setattr(doctor, "num_usable_cores", lambda: 2)
     check = by_name(run_checks(tmp_path))["processors"]
-    assert check.state == state
-    assert ("--workers 1" in check.mend) == (state == "warn")
+    assert check.state == "ok"
+    assert "in the machine, 2 used; the container or job gets the time of 1.5" in check.found
 
 
 def test_a_memory_limit_is_a_warning(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(
-        doctor, "_cgroup_limits", lambda name: ["max", str(2**30)] if name == "memory.max" else []
-    )
+    monkeypatch.setattr(doctor, "memory_limits", lambda: [2**30])
     check = by_name(run_checks(tmp_path))["memory"]
     assert check.state == "warn"
     assert "1.0 GiB by the container's or job's limit" in check.found

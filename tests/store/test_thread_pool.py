@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 
-from wsi_hr.store.thread_pool import LazyThreadPool, num_usable_cores
+from wsi_hr.store.thread_pool import LazyThreadPool
 
 
 def test_one_pool_of_the_asked_size() -> None:
@@ -36,7 +36,3 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
 """
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program]
     assert subprocess.run(command, check=False).returncode == 0
-
-
-def test_there_is_at_least_one_core() -> None:
-    assert num_usable_cores() >= 1

@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from wsi_hr.geometry import Int64Array, UInt8Array
+from wsi_hr.machine import num_usable_cores
 from wsi_hr.store.jpeg import encode_jpeg, subsampling_for
 from wsi_hr.store.patch_store import PatchStore
-from wsi_hr.store.thread_pool import LazyThreadPool, num_usable_cores
+from wsi_hr.store.thread_pool import LazyThreadPool
 
 PictureKind = Literal["jpg", "png"]
 

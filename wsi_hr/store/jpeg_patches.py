@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import UInt8Array
+from wsi_hr.machine import num_usable_cores
 from wsi_hr.pixel_memory import empty_batch, join_pixels
 from wsi_hr.store.jpeg import decode_jpeg_into, holds_ycbcr
-from wsi_hr.store.thread_pool import LazyThreadPool, num_usable_cores
+from wsi_hr.store.thread_pool import LazyThreadPool
 
 _decoders = LazyThreadPool(num_usable_cores(), "wsi-hr-decode-streams")
 

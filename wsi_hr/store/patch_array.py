@@ -8,11 +8,12 @@ from pathlib import Path
 
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import UInt8Array
+from wsi_hr.machine import num_usable_cores
 from wsi_hr.store.chunks import unseal
 from wsi_hr.store.descriptors import SHARD_DESCRIPTORS, ShardFile
 from wsi_hr.store.layout import PatchLayout
 from wsi_hr.store.shards import UInt64Array, find_chunk, index_bytes, parse_index
-from wsi_hr.store.thread_pool import LazyThreadPool, num_usable_cores
+from wsi_hr.store.thread_pool import LazyThreadPool
 
 _MAX_CACHED_INDICES = 8192  # 4 KiB each: 2 million patches, 32 MiB
 _PATCHES_PER_TASK = 16  # below this, handing the work to a thread costs more than it saves

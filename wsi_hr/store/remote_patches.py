@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from wsi_hr.errors import StoreError
 from wsi_hr.geometry import UInt8Array
+from wsi_hr.machine import num_usable_cores
 from wsi_hr.remote import Range, RemotePath, read_ranges
 from wsi_hr.store.chunks import unseal
 from wsi_hr.store.layout import PatchLayout
 from wsi_hr.store.shards import UInt64Array, find_chunk, index_bytes, parse_index
-from wsi_hr.store.thread_pool import LazyThreadPool, num_usable_cores
+from wsi_hr.store.thread_pool import LazyThreadPool
 
 _WORTH_A_REQUEST = 1 << 18  # bytes: read over a gap that is smaller, it comes sooner
 _PATCHES_PER_TASK = 16

@@ -31,8 +31,3 @@ class LazyThreadPool:
         """Threads do not survive a fork, and the lock may have been held by one of them."""
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
-
-
-def num_usable_cores() -> int:
-    """Cores this process may run on, which a container or scheduler may have limited."""
-    return len(os.sched_getaffinity(0))

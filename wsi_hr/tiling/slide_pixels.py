@@ -21,13 +21,14 @@ import numpy as np
 
 from wsi_hr.errors import SlideError, StoreError
 from wsi_hr.geometry import Int64Array, UInt8Array
+from wsi_hr.machine import num_usable_cores
 from wsi_hr.remote import Place
 from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.slides.open import open_slide
 from wsi_hr.slides.slide import Slide
 from wsi_hr.slides.source import Source, stamp_of
 from wsi_hr.store.patch_store import PatchStore
-from wsi_hr.store.thread_pool import LazyThreadPool, num_usable_cores
+from wsi_hr.store.thread_pool import LazyThreadPool
 from wsi_hr.tiling.blocks import tasks_of
 from wsi_hr.tiling.colour import colour_transform
 from wsi_hr.tiling.passthrough import tiles_of
