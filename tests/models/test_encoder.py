@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from wsi_hr.bags.bag import Bag
 from wsi_hr.errors import ConfigError
 from wsi_hr.method_config import EncoderConfig
-from wsi_hr.models.encoder import Encoder, build_encoder, frozen
+from wsi_hr.models.encoder import Encoder, build_encoder, embed_packed, frozen
+from wsi_hr.testing.memory_patches import MemoryPatches
 
 
 def config(name: str = "test_resnet", **more) -> EncoderConfig:
@@ -198,3 +200,28 @@ def test_too_large_a_chunk_is_halved_and_said(caplog) -> None:
     with pytest.raises(torch.OutOfMemoryError):
         Encoder(Small(0), dim=3, chunk=4).embed_padded(given)
     assert roomy.embed_padded(given[:0]).shape == (0, 3)
+
+
+def test_bags_are_embedded_in_eval_mode_and_the_modes_come_back() -> None:
+    """Also of who asks for no more; gradients are the caller's own affair meanwhile."""
+    torch.manual_seed(0)
+    encoder = Encoder(timm.create_model("test_resnet", num_classes=0), dim=0, chunk=4)
+    norms = [one for one in encoder.modules() if isinstance(one, nn.BatchNorm2d)]
+    encoder.train()
+    norms[0].eval()
+    modes = [one.training for one in encoder.modules()]
+    given = patches(10)
+    bags = [Bag.of(MemoryPatches(given[:6]), 0), Bag.of(MemoryPatches(given[6:]), 1)]
+    embedded = torch.empty(10, encoder(given).shape[1])
+    with frozen(encoder):
+        alone = encoder.embed_padded(given)
+    for number, at, part in embed_packed(encoder, bags):
+        assert not any(one.training for one in encoder.modules())
+        assert torch.is_grad_enabled()
+        embedded[at + 6 * number] = part
+    assert torch.equal(embedded, alone)
+    assert [one.training for one in encoder.modules()] == modes
+    some = embed_packed(encoder, bags)
+    next(some)
+    some.close()
+    assert [one.training for one in encoder.modules()] == modes

@@ -249,7 +249,7 @@ class DBPS(Method):
             return emb_KD
         cells = bag.grid.cells[positions].astype(np.int64)
         raster = torch.from_numpy(cells[:, 0] * bag.grid.shape[1] + cells[:, 1])
-        return emb_KD + sinusoid(raster.to(emb_KD.device), self.encoder.dim)
+        return emb_KD + sinusoid(raster.to(emb_KD.device, non_blocking=True), self.encoder.dim)
 
     def _classify(self, salient: Sequence[Tensor], sub_salient: Sequence[Tensor]) -> Tensor:
         salient_BMD, mask_BM = pad_ragged(salient)

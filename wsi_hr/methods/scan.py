@@ -45,11 +45,14 @@ class Scan:
     ) -> list[tuple[DualBuffer, Tensor]]:
         """Both buffers of every bag as the paper fills them, and the logits f32[J, N] (CPU)."""
         scans = [BufferScan(num_salient, min(num_sub_salient, len(bag)), chunk) for bag in bags]
-        logits = [torch.empty(self._num_rows, len(bag)) for bag in bags]
+        # on the device until all are there: to fetch those of a chunk is to wait for it
+        logits = [
+            torch.empty(self._num_rows, len(bag), device=self._encoder.device) for bag in bags
+        ]
         for number, patches in self._stream(bags, None):
             scans[number].push(patches)
-            logits[number][:, patches.index.cpu()] = patches.logits.cpu()
-        return [(scan.finish(), of_bag) for scan, of_bag in zip(scans, logits, strict=True)]
+            logits[number][:, patches.index] = patches.logits
+        return [(scan.finish(), of_bag.cpu()) for scan, of_bag in zip(scans, logits, strict=True)]
 
     def logits(
         self, bags: Sequence[Bag], wanted: Sequence[Int64Array] | None = None
@@ -91,7 +94,7 @@ class Scan:
         for number, at, embedding in embed_packed(self._encoder, bags, wanted, reduce=self._reduce):
             with frozen(self._attention):
                 logits = self._attention.logits(self._place(bags[number], at, embedding))
-            index = torch.from_numpy(at).to(embedding.device)
+            index = torch.from_numpy(at).to(embedding.device, non_blocking=True)
             yield number, Candidates(index, embedding, logits)
 
     @property

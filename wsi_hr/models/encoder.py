@@ -221,12 +221,18 @@ def _padded(patches_KPP3: UInt8Array, chunk: int) -> UInt8Array:
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
     """Eval mode and no gradient inside; each submodule's own mode is restored on exit."""
+    with in_eval(*modules), torch.no_grad():
+        yield
+
+
+@contextmanager
+def in_eval(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode inside; each submodule's own mode is restored on exit."""
     before = [(module, module.training) for root in modules for module in root.modules()]
     try:
         for root in modules:
             root.eval()
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, training in before:
             module.training = training
@@ -242,6 +248,7 @@ def embed_packed(
     """Embed the patches of bags chunk by chunk in eval mode, without gradient.
 
     A chunk is filled from several bags, and read ahead in the background; at most one is embedded.
+    The encoder is in eval mode until the last chunk is taken, or no more are asked for.
 
     Args:
         encoder: embeds; its ``chunk`` is the batch size.
@@ -254,12 +261,13 @@ def embed_packed(
         other, in order.
     """
     packed = pack_encoded if encoder.decodes else pack
-    for pieces, patches in packed(bags, encoder.chunk, wanted):
-        with frozen(encoder):
-            embedded = encoder.embed_padded(patches, reduce)
-        parts = embedded.split([len(piece.positions) for piece in pieces])
-        for piece, part in zip(pieces, parts, strict=True):
-            yield piece.bag, piece.positions, part
+    with in_eval(encoder):  # not for every chunk anew: a fast device would wait for it
+        for pieces, patches in packed(bags, encoder.chunk, wanted):
+            with torch.no_grad():
+                embedded = encoder.embed_padded(patches, reduce)
+            parts = embedded.split([len(piece.positions) for piece in pieces])
+            for piece, part in zip(pieces, parts, strict=True):
+                yield piece.bag, piece.positions, part
 
 
 def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = True) -> Encoder:

@@ -33,6 +33,8 @@ class ScanNet:
                 conv.bias = nn.Parameter(conv.weight.new_zeros(len(conv.weight)), False)
             norm = self._copy.get_submodule(pair.norm)
             self._copy.set_submodule(pair.norm, what_remains(norm))
+        # the dictionaries stay the same when what is in them is put on another device
+        self._theirs = [part for one in net.modules() for part in (one._parameters, one._buffers)]
         self._followed: list[tuple[int, int]] = []
         self._run = torch.compile(self._copy) if compiled else self._copy
 
@@ -51,7 +53,8 @@ class ScanNet:
 
     def _follow(self) -> None:
         """Take over the original's weights, if they have changed since the last time."""
-        tensors = [*self._net.parameters(), *self._net.buffers()]
+        # parameters() and buffers() look through all modules, for which a fast device would wait
+        tensors = [found for part in self._theirs for found in part.values() if found is not None]
         state = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
         if state == self._followed:
             return
