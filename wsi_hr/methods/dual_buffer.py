@@ -68,8 +68,9 @@ def score(logits_JL: Tensor) -> Tensor:
 
 def ranked(candidates: Candidates) -> Candidates:
     """The same candidates by falling score over this set, ties by index."""
-    by_index = candidates.take(candidates.index.argsort())
-    return by_index.take(score(by_index.logits).argsort(descending=True, stable=True))
+    by_index = candidates.index.argsort()
+    by_score = score(candidates.logits[:, by_index]).argsort(descending=True, stable=True)
+    return candidates.take(by_index[by_score])
 
 
 def select_global(
@@ -143,7 +144,7 @@ class BufferScan:
 
     def push(self, patches: Candidates) -> None:
         """Take the next patches of the stream, any number of them."""
-        self._pending = patches if self._pending is None else self._pending + patches
+        self._pending = self._pending + patches if self._pending else patches
         if self._salient is None:
             if len(self._pending) < self.num_salient:
                 return

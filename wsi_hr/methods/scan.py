@@ -13,7 +13,7 @@ from wsi_hr.bags.bag import Bag
 from wsi_hr.geometry import Int64Array
 from wsi_hr.methods.dual_buffer import BufferScan, Candidates, DualBuffer
 from wsi_hr.models.aggregators import Aggregator
-from wsi_hr.models.encoder import Encoder, embed_packed, frozen
+from wsi_hr.models.encoder import Encoder, embed_packed, in_eval
 
 # Letters: B slides, N patches of a slide, K some of them, D embedding, J rows of logits.
 
@@ -91,11 +91,13 @@ class Scan:
     def _stream(
         self, bags: Sequence[Bag], wanted: Sequence[Int64Array] | None
     ) -> Iterator[tuple[int, Candidates]]:
-        for number, at, embedding in embed_packed(self._encoder, bags, wanted, reduce=self._reduce):
-            with frozen(self._attention):
-                logits = self._attention.logits(self._place(bags[number], at, embedding))
-            index = torch.from_numpy(at).to(embedding.device, non_blocking=True)
-            yield number, Candidates(index, embedding, logits)
+        embedded = embed_packed(self._encoder, bags, wanted, reduce=self._reduce)
+        with in_eval(self._attention):
+            for number, at, embedding in embedded:
+                with torch.no_grad():
+                    logits = self._attention.logits(self._place(bags[number], at, embedding))
+                index = torch.from_numpy(at).to(embedding.device, non_blocking=True)
+                yield number, Candidates(index, embedding, logits)
 
     @property
     def _num_rows(self) -> int:
