@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from wsi_hr.errors import ConfigError
 from wsi_hr.methods.method import Update
-from wsi_hr.methods.units import Units
+from wsi_hr.methods.units import Units, span_of
 from wsi_hr.models.encoder import Encoder
 
 # Letters: B slides, U units of a slide, D embedding.
@@ -77,7 +77,7 @@ def exact_backward(
             for number, (group, pixels) in enumerate(slide.stream(slide.groups())):
                 with randomness_of(encoder.device, seed + number):
                     vectors, _ = slide.vectors(group, encoder.embed_padded(pixels))
-                update.backward_from(vectors, leaf.grad[group])
+                update.backward_from(vectors, leaf.grad[span_of(group)])
     return loss.detach()
 
 
@@ -87,7 +87,7 @@ def _fill(slide: Units, encoder: Encoder, seed: int) -> Tensor:
     with torch.no_grad():
         for number, (group, pixels) in enumerate(slide.stream(slide.groups())):
             with randomness_of(encoder.device, seed + number):
-                z_UD[group] = slide.vectors(group, encoder.embed_padded(pixels))[0]
+                z_UD[span_of(group)] = slide.vectors(group, encoder.embed_padded(pixels))[0]
     return z_UD
 
 

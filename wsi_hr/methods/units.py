@@ -117,6 +117,11 @@ class Units:
         weight_N = self._encoder.scale.new_empty(len(self.bag))
         for group, pixels in self.stream(self.groups()):
             vectors, weights = self.vectors(group, embed(pixels))
-            z_UD[group] = vectors.detach()
+            z_UD[span_of(group)] = vectors.detach()
             weight_N[self.patches(group)] = weights.detach()
         return z_UD, weight_N
+
+
+def span_of(group: Int64Array) -> slice:
+    """A group of all units' :meth:`Units.groups` as a slice: no index travels to the device."""
+    return slice(int(group[0]), int(group[-1]) + 1)
