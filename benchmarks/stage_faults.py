@@ -21,8 +21,11 @@ from benchmarks.command_runs import (
 )
 from benchmarks.planted import POISON
 from benchmarks.victims import write_pink_slide
+from pipelines.replacement import ATTEMPT
 from wsi_hr.geometry import Size
 from wsi_hr.runtime import rng_for
+from wsi_hr.store.manifest import TMP_SUFFIX
+from wsi_hr.store.patch_store import STORE_SUFFIX
 
 _LONGEST_RUN_S = 600.0
 _ORPHANS_MAY_LIVE_S = 10.0
@@ -66,7 +69,7 @@ def kills(folder: Path, *, count: int, seed: int, planted: str = "", slides: int
                 if not to_be_killed or process.poll() is not None:
                     code = process.wait(_LONGEST_RUN_S)
                     break
-                while_writing += any(store.glob("*.tmp"))
+                while_writing += any(store.glob(f"{ATTEMPT}*/*{TMP_SUFFIX}"))
                 if num_kills % 2:
                     process.kill()
                     process.wait()
@@ -207,7 +210,9 @@ def _wait(
 
 
 def _written(store: Path) -> frozenset[str]:
-    return frozenset(path.name for path in store.glob("*.zarr*"))
+    """Stores, and what is on the way to be one."""
+    found = [*store.glob(f"*{STORE_SUFFIX}*"), *store.glob(f"{ATTEMPT}*/*{STORE_SUFFIX}*")]
+    return frozenset(path.relative_to(store).as_posix() for path in found)
 
 
 def _orphans(bench: Bench) -> list[str]:
