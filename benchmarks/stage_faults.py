@@ -69,7 +69,7 @@ def kills(folder: Path, *, count: int, seed: int, planted: str = "", slides: int
                 if not to_be_killed or process.poll() is not None:
                     code = process.wait(_LONGEST_RUN_S)
                     break
-                while_writing += any(store.glob(f"{ATTEMPT}*/*{TMP_SUFFIX}"))
+                while_writing += any(name.endswith(TMP_SUFFIX) for name in _written(store))
                 if num_kills % 2:
                     process.kill()
                     process.wait()
@@ -211,7 +211,10 @@ def _wait(
 
 def _written(store: Path) -> frozenset[str]:
     """Stores, and what is on the way to be one."""
-    found = [*store.glob(f"*{STORE_SUFFIX}*"), *store.glob(f"{ATTEMPT}*/*{STORE_SUFFIX}*")]
+    found = list(store.glob(f"*{STORE_SUFFIX}*"))
+    for attempt in store.glob(f"{ATTEMPT}*"):
+        with suppress(OSError):  # it has just ended
+            found += [path for path in attempt.iterdir() if STORE_SUFFIX in path.name]
     return frozenset(path.relative_to(store).as_posix() for path in found)
 
 
