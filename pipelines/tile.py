@@ -311,11 +311,13 @@ def _mpp_stands(found: PatchStore, job: TileJob) -> bool:
 
 
 def _kept_row(record: SlideRecord, found: PatchStore, earlier: Mapping[str, str]) -> dict[str, str]:
+    asked, scales = found.info.asked, _scales(found)
+    notes = [*found.info.colour_notes, *_empty(asked, scales, earlier), *_lost(asked, scales)]
     return status_row(
         record.slide_id,
         record.path,
         "done",
-        "; ".join([*found.info.colour_notes, *_empty(found, earlier), *_lost(found)]),
+        "; ".join(notes),
         num_patches=len(found),
         mpp=found.info.mpp.mean,
         mpp_source=found.info.mpp.source,
@@ -323,24 +325,25 @@ def _kept_row(record: SlideRecord, found: PatchStore, earlier: Mapping[str, str]
     )
 
 
-def _empty(found: PatchStore, earlier: Mapping[str, str]) -> list[str]:
+def _empty(
+    asked: TileConfig, scales: Sequence[PatchStore], earlier: Mapping[str, str]
+) -> list[str]:
     """The asked scales at which a store has no patches, and why if an earlier row tells."""
-    there = {scale.info.tile.mpp for scale in _scales(found)}
+    there = {scale.info.tile.mpp for scale in scales}
     notes = []
-    for mpp in found.info.asked.more_mpp:
+    for mpp in asked.more_mpp:
         if mpp not in there:
-            at = at_scale(mpp, found.info.asked, "")
+            at = at_scale(mpp, asked, "")
             clauses = earlier.get("reason", "").split("; ")
             notes += [clause for clause in clauses if clause.startswith(at)] or [f"{at}no patch"]
     return notes
 
 
-def _lost(found: PatchStore) -> list[str]:
+def _lost(asked: TileConfig, scales: Sequence[PatchStore]) -> list[str]:
     """What the slide did not give, at every scale of its store, worded as when it was tiled."""
-    asked = found.info.asked
     return [
         at_scale(scale.info.tile.mpp, asked, unreadable_note(int((~scale.valid).sum()), len(scale)))
-        for scale in _scales(found)
+        for scale in scales
         if not scale.valid.all()
     ]
 

@@ -32,7 +32,7 @@ def empty_batch(*shape: int) -> UInt8Array:
     """As :func:`empty_pixels`, for one of many large arrays of about the same size.
 
     The memory of one that nobody holds any more serves the next. From the system it would come
-    page by page, each filled with zeros first, which takes as long as some of the decoding.
+    page by page, each filled with zeros first, which the decoder would wait for.
     """
     size = math.prod(shape) + 1
     if size <= _GIVEN_BACK:
