@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wsi_hr.config import TileConfig
-from wsi_hr.machine import core_limits, memory_limits, num_usable_cores
+from wsi_hr.machine import core_limits, num_usable_cores, usable_memory
 
 PACKAGE = "wsi-hr"
 GIB = 2**30
@@ -229,11 +229,8 @@ def _processors() -> Iterator[Check]:
 
 
 def _memory() -> Iterator[Check]:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    usable = min([total, *memory_limits()])
-    found = _gib(total)
-    if usable < total:
-        found = f"{found}, {_gib(usable)} by the container's or job's limit"
+    usable = usable_memory()
+    found = f"{_gib(usable)} for this machine, container or job"
     tile = TileConfig.model_validate({})
     mend = f"raise it, or tile with --workers 1 --set tile.memory_gib={usable / GIB / 2:.1f}"
     yield _judge("memory", usable >= tile.memory_gib * GIB, found, mend, "warn")

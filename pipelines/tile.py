@@ -38,7 +38,7 @@ from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError, CoordsError, SlideError, StoreError
 from wsi_hr.exchange.coords_h5 import find_coords
 from wsi_hr.geometry import QcSummary
-from wsi_hr.machine import num_usable_cores
+from wsi_hr.machine import num_usable_cores, usable_memory
 from wsi_hr.remote import Place
 from wsi_hr.runtime import sha256_file, write_text_atomic
 from wsi_hr.slides.source import Source
@@ -54,6 +54,9 @@ logger = logging.getLogger(__name__)
 TILE_FILE = "tile.json"
 RUN_LIMITS = frozenset({"deadline_s", "memory_gib", "max_unreadable"})
 """Settings that decide whether a slide comes out, not what comes out: they may change."""
+
+_SLIDE_BYTES = 512 << 20
+"""More than most slides take: with less memory for each, fewer are worked on at a time."""
 
 OVERRIDE_SOURCE = "mpp-override"
 MANIFEST_SOURCE = "manifest"
@@ -83,8 +86,8 @@ def tile_stage(
         coords: folder of CLAM or TRIDENT files with the patches to cut, one per slide; None: the
             patches with enough tissue.
         masks: folder of mask files named after slides; a slide without one is segmented.
-        workers: slides worked on at a time; None: as many as this process may use cores. Cores
-            that are left over work on the slides there are.
+        workers: slides worked on at a time; None: as many as this process may use cores, fewer
+            where memory is short. Cores that are left over work on the slides there are.
         scheduler: address or scheduler file of a dask cluster whose workers do the work; None:
             this machine does.
         console: where progress is shown; None: nowhere.
@@ -178,7 +181,8 @@ def where_to_work(workers: int | None, scheduler: str | None) -> Where:
             f"--workers {workers}: how many slides a cluster tiles at a time is the number of "
             "threads its workers were started with; leave --workers or --scheduler out"
         )
-    return Where(workers or num_usable_cores(), scheduler)
+    most = max(1, usable_memory() // _SLIDE_BYTES)
+    return Where(workers or min(num_usable_cores(), most), scheduler)
 
 
 def require_slides(inputs: Sequence[Path]) -> list[SlideRecord]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsi_hr import machine
-from wsi_hr.machine import core_limits, memory_limits, num_usable_cores
+from wsi_hr.machine import core_limits, memory_limits, num_usable_cores, usable_memory
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ def test_the_limits_of_the_own_group_and_of_those_around_it(groups):
         },
     )
     assert (core_limits(), memory_limits(), num_usable_cores()) == ([2.5], [2**30], 3)
+    assert usable_memory() == 2**30
 
 
 def test_version_1_as_a_container_sees_it(groups):
@@ -80,6 +81,11 @@ def test_what_cannot_be_understood_is_no_limit(groups, own):
 def test_more_time_than_there_are_cores_is_no_more_cores(groups):
     groups("0::/\n", {"cpu.max": "1600000 100000"})
     assert (core_limits(), num_usable_cores()) == ([16.0], 8)
+
+
+def test_a_limit_above_what_the_machine_has_is_none(groups):
+    groups("0::/\n", {"memory.max": str(2**60)})
+    assert 2**26 < usable_memory() < 2**60
 
 
 def test_here_there_is_one_at_least():

@@ -31,6 +31,11 @@ def core_limits() -> list[float]:
     return []
 
 
+def usable_memory() -> int:
+    """Bytes of memory that this process, with all around it in its control groups, may use."""
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *memory_limits()])
+
+
 def memory_limits() -> list[int]:
     """Bytes that the control groups around this process get at most; none: no limit."""
     found = [*_values("memory.max"), *_values("memory.limit_in_bytes", "memory")]

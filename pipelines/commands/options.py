@@ -41,7 +41,8 @@ MppOverride = Annotated[
     typer.Option(help="um/px at level 0 of these slides, instead of their own word.", min=0),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Slides tiled at a time.", min=1, show_default="all cores")
+    int | None,
+    typer.Option(help="Slides tiled at a time.", min=1, show_default="all cores, if memory allows"),
 ]
 Scheduler = Annotated[
     str | None,

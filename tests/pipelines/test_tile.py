@@ -24,7 +24,7 @@ from rich.console import Console
 from pipelines import tile, tile_jobs, tile_spans
 from pipelines.cluster import Where
 from pipelines.lock import LOCK_FILE, run_lock
-from pipelines.tile import STATUS_COLUMNS, tile_stage
+from pipelines.tile import STATUS_COLUMNS, shared_out, tile_stage, where_to_work
 from pipelines.tile_jobs import TileJob, run_jobs
 from wsi_hr.cohort.manifest import SlideRecord
 from wsi_hr.config import TileConfig
@@ -464,6 +464,20 @@ def test_all_real_slides_end_with_a_row(tmp_path, shared_data):
     (row,) = tile_stage([slide], tmp_path / "store", config, mpp_override=0.5)
     assert (row["status"], row["mpp_source"]) == ("done", "mpp-override")
     assert int(row["num_patches"]) > 50
+
+
+@pytest.mark.parametrize(("memory", "workers"), [(2**34, 8), (2**30, 2), (2**20, 1)])
+def test_where_memory_is_short_fewer_slides_are_tiled_at_a_time(monkeypatch, memory, workers):
+    """Unless somebody asks for more; the other cores work on the slides there are."""
+    monkeypatch.setattr(tile, "num_usable_cores", lambda: 8)
+    monkeypatch.setattr(tile, "usable_memory", lambda: memory)
+    where = where_to_work(None, None)
+    assert where.workers == workers
+    assert where_to_work(5, None).workers == 5
+    job = TileJob(SlideRecord("a", Path("a.svs")), Path("a.zarr"), CONFIG, None, "")
+    jobs, same = shared_out([job] * 20, where)
+    assert same.workers == workers
+    assert {each.threads for each in jobs} == {8 // workers}
 
 
 def test_a_slide_that_is_away_takes_no_store_with_it(tmp_path, monkeypatch):
