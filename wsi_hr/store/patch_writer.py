@@ -69,13 +69,13 @@ class PatchStoreWriter:
         self._folder = path.with_name(path.name + TMP_SUFFIX)
         self._shards: dict[str, FileEntry] = {}
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="wsi-hr-save")
-        self._saved: Future[None] | None = None
         self._flusher = ThreadPoolExecutor(FSYNCS_AT_A_TIME, thread_name_prefix="wsi-hr-flush")
         self._flushes: list[Future[None]] = []
         with self._mendable_errors():
             sweep(path)
             self._folder.mkdir(parents=True)
-            write_root(self._folder, info, mask, thumbnail)
+        # compressed while the first patches are cut; what goes wrong shows at the first shard
+        self._saved = self._saver.submit(write_root, self._folder, info, mask, thumbnail)
         self._start_scale(info, grid)
 
     def __enter__(self) -> Self:
@@ -179,9 +179,8 @@ class PatchStoreWriter:
         self._shards[file.relative_to(self._folder).as_posix()] = FileEntry(len(shard), digest)
 
     def _wait_until_saved(self) -> None:
-        if self._saved is not None:
-            with self._mendable_errors():
-                self._saved.result()
+        with self._mendable_errors():
+            self._saved.result()
 
     @contextmanager
     def _mendable_errors(self) -> Iterator[None]:
