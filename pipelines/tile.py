@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -27,11 +26,10 @@ from pipelines.replacement import (
     bring_back,
     drop_outdated,
     outdated_path,
-    set_aside,
     sweep_attempts,
 )
 from pipelines.status import STATUS_COLUMNS, STATUS_FILE, StatusTable, printable, status_row
-from pipelines.tile_jobs import TileJob, run_jobs, tried
+from pipelines.tile_jobs import TileJob, run_jobs
 from pipelines.tile_spans import run_spans
 from wsi_hr.cohort.manifest import SlideRecord, find_slides
 from wsi_hr.config import TileConfig
@@ -128,11 +126,7 @@ def tile_stage(
                     continue
                 kept = _finished_store(job)
                 if kept is None:
-                    _, problem = tried(job, partial(_give_room, job))
-                    if problem:
-                        table.put(status_row(record.slide_id, record.path, "failed", problem))
-                    else:
-                        jobs.append(job)
+                    jobs.append(job)
                 else:
                     digests[kept.info.source_sha256].append(record.slide_id)
                     qc_of[record.slide_id] = kept.info.segmenter, kept.info.qc
@@ -257,21 +251,6 @@ def _finished_store(job: TileJob) -> PatchStore | None:
         bring_back(path)
         found = _current_store(path, job)
     return found
-
-
-def _give_room(job: TileJob) -> None:
-    """Set aside what stands where a slide's store is to go, and is not what would be written.
-
-    Here, not by whoever tiles the slide: a worker given up for dead may come back when another has
-    done its work, and would take the new store away.
-
-    Raises:
-        SlideError: the slide cannot be read just now (a share is away): it takes no store with it.
-        StoreError: something else than a store is there, or it cannot be moved.
-    """
-    if job.store_path.exists():
-        Source.of(job.record.path).edges_sha256()
-    set_aside(job.store_path)
 
 
 def stands_already(job: TileJob) -> bool:

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from pipelines.cluster import Shared, Where
 from pipelines.lock import LOCK_FILE
-from pipelines.replacement import attempt, drop_outdated, publish
+from pipelines.replacement import attempt, drop_outdated, publish, set_aside
 from pipelines.status import status_row
 from pipelines.tasks import OnProgress, TaskContext, run_tasks
 from wsi_hr.cohort.manifest import SlideRecord
@@ -21,6 +22,7 @@ from wsi_hr.errors import WsiHrError
 from wsi_hr.geometry import QcSummary
 from wsi_hr.remote import Place
 from wsi_hr.slides.isolate import run_isolated
+from wsi_hr.slides.source import Source
 from wsi_hr.tiling.review import publish_review
 from wsi_hr.tiling.tile import TileResult, tile_slide
 
@@ -81,14 +83,43 @@ def run_jobs(
     """
     if not jobs:
         return
-    yield from run_tasks(
-        _tile_one, jobs, where, shared_by(jobs), lost=_lost, on_progress=on_progress
-    )
+    shared = shared_by(jobs)
+    ready, failed = with_room(jobs)
+    yield from failed
+    yield from run_tasks(_tile_one, ready, where, shared, lost=_lost, on_progress=on_progress)
 
 
 def shared_by(jobs: Sequence[TileJob]) -> Shared:
     """What the workers of a cluster must see to do ``jobs``, of which there is one at least."""
     return Shared(jobs[0].store_path.parent / LOCK_FILE, jobs[0].record.path)
+
+
+def with_room(jobs: Sequence[TileJob]) -> tuple[list[TileJob], list[TileOutcome]]:
+    """Set aside what stands where stores are to go; jobs that have room now, and how others failed.
+
+    Before the work is given out, not by whoever does it: a worker given up for dead may come back
+    when another has done its work, and would take the new store away.
+    """
+    ready, failed = [], []
+    for job in jobs:
+        _, reason = tried(job, partial(_give_room, job))
+        if reason:
+            failed.append(_lost(job, reason))
+        else:
+            ready.append(job)
+    return ready, failed
+
+
+def _give_room(job: TileJob) -> None:
+    """Set aside a store that does not say what the slide says now.
+
+    Raises:
+        SlideError: the slide cannot be read just now (a share is away): it takes no store with it.
+        StoreError: something else than a store is there, or it cannot be moved.
+    """
+    if job.store_path.exists():
+        Source.of(job.record.path).edges_sha256()
+    set_aside(job.store_path)
 
 
 def _lost(job: TileJob, reason: str) -> TileOutcome:

@@ -24,7 +24,15 @@ from pipelines.replacement import (
     move_out,
 )
 from pipelines.tasks import OnProgress, TaskContext, running
-from pipelines.tile_jobs import TileJob, TileOutcome, outcome_of, settle, shared_by, tried
+from pipelines.tile_jobs import (
+    TileJob,
+    TileOutcome,
+    outcome_of,
+    settle,
+    shared_by,
+    tried,
+    with_room,
+)
 from wsi_hr.errors import WsiHrError
 from wsi_hr.slides.isolate import run_isolated
 from wsi_hr.store.manifest import FileEntry
@@ -132,7 +140,9 @@ def run_spans(
     with running(
         _do, where, shared_by(jobs), at_a_time=len(jobs), lost=_lost, on_progress=on_progress
     ) as tasks:
-        tasks.add(jobs)
+        ready, failed = with_room(jobs)
+        yield from failed
+        tasks.add(ready)
         for step in tasks.results():
             more, outcome = slides.take(step)
             # what was begun comes first: few slides are half done at any time

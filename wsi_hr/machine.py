@@ -26,7 +26,7 @@ def core_limits() -> list[float]:
         *map(str.split, _values("cpu.max")),
         *zip(_values("cpu.cfs_quota_us", "cpu"), _values("cpu.cfs_period_us", "cpu"), strict=False),
     ]
-    with suppress(ValueError):
+    with suppress(ValueError):  # what cannot be understood is no limit
         return [int(time) / int(period) for time, period in pairs if time not in ("max", "-1")]
     return []
 
@@ -39,7 +39,7 @@ def usable_memory() -> int:
 def memory_limits() -> list[int]:
     """Bytes that the control groups around this process get at most; none: no limit."""
     found = [*_values("memory.max"), *_values("memory.limit_in_bytes", "memory")]
-    with suppress(ValueError):
+    with suppress(ValueError):  # likewise
         return [int(text) for text in found if text != "max"]
     return []
 
@@ -51,7 +51,7 @@ def _values(name: str, controller: str = "") -> list[str]:
         name: of the file.
         controller: of version 1, which has a tree of groups for each; empty: version 2.
     """
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):  # no control groups, or none of a kind that we know
         for line in OWN_CGROUPS.read_text().splitlines():
             _, controllers, inside = line.split(":", 2)
             if controller in controllers.split(","):

@@ -497,6 +497,23 @@ def test_a_slide_that_is_away_takes_no_store_with_it(tmp_path, monkeypatch):
     assert PatchStore.open(store / "a.zarr").info.mpp.x == 0.4
 
 
+def test_a_run_that_is_refused_moves_no_store(tmp_path, monkeypatch):
+    """For want of a cluster, or of room on the disk."""
+    slide, store = write_slide(tmp_path / "a.svs", 0), tmp_path / "store"
+    tile_stage([slide], store, CONFIG)
+    before = tree(store)
+    with pytest.raises(ConfigError, match="no such scheduler file"):
+        tile_stage([slide], store, CONFIG, mpp_override=0.4, scheduler="nowhere.json")
+
+    def refuse(*_: object) -> None:
+        raise StoreError("no room")
+
+    monkeypatch.setattr(tile, "require_room", refuse)
+    with pytest.raises(StoreError, match="no room"):
+        tile_stage([slide], store, CONFIG, mpp_override=0.4)
+    assert tree(store).items() >= {k: v for k, v in before.items() if ".zarr/" in k}.items()
+
+
 @pytest.mark.parametrize("do", [tile_jobs._tile_apart, tile_spans._begin])
 def test_a_worker_that_comes_back_late_leaves_what_others_finished(tmp_path, do):
     """It was given up for dead before it began; nobody waits for the slide any more."""

@@ -177,10 +177,10 @@ def begin_slide(
 
 def _laid_out(folder: Path, origin: Origin, survey: Survey) -> Begun:
     main = survey.scales[0]
-    slide, cut = main.slide, [scale for scale in survey.scales if len(scale.grid)]
+    slide, info = main.slide, info_of(origin, survey, main)
+    cut = [scale for scale in survey.scales if len(scale.grid)]
     try:
         folder.mkdir(parents=True)
-        info = info_of(origin, survey, main)
         write_root(folder, info, survey.mask, thumbnail_of(slide, survey.overview))
         for scale in cut:
             write_scale(folder, info_of(origin, survey, scale), scale.grid)
@@ -201,7 +201,7 @@ def _laid_out(folder: Path, origin: Origin, survey: Survey) -> Begun:
         source.edges_sha256(),
         source.mtimes_ns,
     )
-    result = result_of(origin, survey, notes_before(origin, survey))
+    result = result_of(origin, survey, notes_before(origin, survey, info))
     return Begun(result, store, tuple(_spans(cut)))
 
 

@@ -208,7 +208,7 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
     """
     main, config = survey.scales[0], origin.config
     slide, info = main.slide, info_of(origin, survey, main)
-    notes = notes_before(origin, survey)
+    notes = notes_before(origin, survey, info)
     num_read, num_patches = 0, sum(len(scale.grid) for scale in survey.scales)
     cut = [scale for scale in survey.scales if len(scale.grid)]
     # from here on other threads are at work
@@ -234,11 +234,14 @@ def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) 
     return notes
 
 
-def notes_before(origin: Origin, survey: Survey) -> list[str]:
-    """What a row says of a slide with patches before one is cut, a clause each."""
+def notes_before(origin: Origin, survey: Survey, info: StoreInfo) -> list[str]:
+    """What a row says of a slide with patches before one is cut, a clause each.
+
+    ``info`` is that of the main scale.
+    """
     config = origin.config
     return [
-        *info_of(origin, survey, survey.scales[0]).colour_notes,
+        *info.colour_notes,
         *(
             at_scale(scale.config.mpp, config, scale.why_empty(survey.mask, origin.given, 0))
             for scale in survey.scales
