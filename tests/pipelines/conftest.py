@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from pipelines.cli import main
+from pipelines.predict import predict_stage
 from pipelines.settings import resolve
 from pipelines.tile import tile_stage
 from pipelines.train import LabelsSource, train_stage
@@ -79,6 +80,14 @@ def run(store, labels, settings, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "run"
     train_stage(store, labels, folder, settings(), None)
     return folder
+
+
+@pytest.fixture(scope="session")
+def predicted(run, store, tmp_path_factory) -> Path:
+    """What an undisturbed prediction of the whole store leaves."""
+    out = tmp_path_factory.mktemp("predicted")
+    predict_stage(run, [store], out, device="cpu")
+    return out
 
 
 @pytest.fixture

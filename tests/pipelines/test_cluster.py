@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +28,8 @@ from wsi_hr.errors import ConfigError
 from wsi_hr.geometry import Size
 from wsi_hr.runtime import sha256_file
 from wsi_hr.testing.svs import TILE_PX, write_svs
+
+from .processes import descendants, is_running
 
 ROOT = Path(pipelines.__file__).parent.parent
 # overlapping patches, so that slides which are quickly written take their time
@@ -83,22 +84,6 @@ def eventually(fact: Callable[[], bool], seconds: float = 90) -> bool:
     while not fact() and time.monotonic() < until:
         time.sleep(0.02)
     return fact()
-
-
-def descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # it has just ended
-            for child in map(int, task.read_text().split()):
-                found += [child, *descendants(child)]
-    return found
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def slide_processes(worker: subprocess.Popen[bytes]) -> list[int]:

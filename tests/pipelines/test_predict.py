@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import shutil
-import signal
-import time
 import weakref
 from pathlib import Path
 
@@ -17,7 +15,6 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from pipelines.lock import LOCK_FILE
 from pipelines.predict import HEATMAPS, PATCHES, PREDICTIONS, predict_stage
 from pipelines.tile import tile_stage
 from pipelines.train import LabelsSource, train_stage
@@ -46,14 +43,6 @@ def mtimes(out: Path) -> dict[str, int]:
         for folder in (HEATMAPS, PATCHES)
         for path in (out / folder).iterdir()
     }
-
-
-@pytest.fixture(scope="module")
-def predicted(run, store, tmp_path_factory) -> Path:
-    """What an undisturbed prediction of the whole store leaves."""
-    out = tmp_path_factory.mktemp("predicted")
-    predict_stage(run, [store], out, device="cpu")
-    return out
 
 
 @pytest.fixture
@@ -465,70 +454,6 @@ def test_a_transformer_from_end_to_end(store, labels, settings, tmp_path):
     train_stage(store, labels, tmp_path / "run", config, None)
     report = predict_stage(tmp_path / "run", [store], tmp_path / "out", device="cpu")
     assert {row.status for row in report.rows} == {"done"}
-
-
-def test_killed_again_and_again_it_ends_with_the_same_files(
-    start, run, store, predicted, tmp_path, tree
-):
-    out = tmp_path / "out"
-    finished: dict[str, int] = {}
-    for number in (0, 3, 5):
-        process = start("predict", run, store, "-o", out, "--device", "cpu")
-        wait_for_heatmaps(out, number)
-        process.send(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, process.err.read_text()
-        now = mtimes(out) if (out / HEATMAPS).is_dir() else {}
-        done = {name: when for name, when in now.items() if name.endswith(".png")}
-        assert len(done) < 8, "killed in the middle"
-        assert {name: done[name] for name in finished} == finished, "nothing is done twice"
-        finished = {name: when for name, when in done.items() if not name.startswith(".")}
-    assert len(finished) >= 5
-    process = start("predict", run, store, "-o", out, "--device", "cpu")
-    assert process.wait() == 0
-    assert tree(out) == tree(predicted)
-    assert {name: mtimes(out)[name] for name in finished} == finished
-
-
-def wait_for_heatmaps(out: Path, number: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(list(out.glob(f"{HEATMAPS}/slide*.png"))) < number and time.monotonic() < deadline:
-        time.sleep(0.002)
-
-
-def test_sigterm_says_interrupted_and_leaves_no_lock(start, run, store, tmp_path):
-    out = tmp_path / "out"
-    process = start("predict", run, store, "-o", out, "--device", "cpu")
-    wait_for_heatmaps(out, 1)
-    process.send(signal.SIGTERM)
-    assert process.wait() == 130
-    assert "interrupted" in process.err.read_text()
-    assert "Traceback" not in process.err.read_text()
-    assert not (out / LOCK_FILE).exists()
-
-
-def test_sigterm_while_slides_are_tiled_leaves_no_process(start, run, cohort, tmp_path):
-    store = tmp_path / "out/store"
-    process = start("predict", run, cohort / "slides", "-o", tmp_path / "out", "--workers", 1)
-    deadline = time.monotonic() + 120
-    while not any(store.glob("*.zarr")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    children = processes_below(process.pid)
-    assert children
-    process.send(signal.SIGTERM)
-    assert process.wait() == 130
-    deadline = time.monotonic() + 120
-    while any(Path(f"/proc/{child}").exists() for child in children):
-        assert time.monotonic() < deadline, "orphans"
-        time.sleep(0.02)
-    assert not (store / LOCK_FILE).exists()
-
-
-def processes_below(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *processes_below(child)]
-    return found
 
 
 @pytest.mark.data

@@ -14,7 +14,8 @@ from wsi_hr.bags.bag_set import stored_slides
 from wsi_hr.errors import StoreError
 from wsi_hr.store.patch_store import PatchStore, is_complete
 
-from .test_tile import CONFIG, mtimes, start_and_stop, write_slide
+from .test_tile import CONFIG, mtimes, write_slide
+from .test_tile_stopped import start_and_stop
 
 
 @pytest.fixture
