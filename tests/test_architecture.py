@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FOUNDATION = (
     "errors",
     "frozen",
+    "plain_yaml",
+    "recipe",
+    "refused_settings",
     "method_config",
     "sampler_config",
     "config",

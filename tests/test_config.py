@@ -219,6 +219,14 @@ def test_a_value_of_the_wrong_kind_is_refused(assignment: str, where: str, got: 
             "method: Value error, checkpoint goes by chunks of patches",
         ),
         ("train.lr={", "--set train.lr={: the value is not YAML"),
+        ("train.epochs=010", "--set train.epochs=010: the value is not YAML (010 begins with a"),
+        ("train.epochs=1:30", "--set train.epochs=1:30: the value is not YAML (1:30 may mean"),
+        ("train.epochs=on", "train.epochs: Input should be a valid integer (got True, as YAML"),
+        ("train.lr=.inf", "train.lr: Input should be a finite number"),
+        ("train={lr: 1, lr: 2}", "--set train={lr: 1, lr: 2}: the value is not YAML ('lr' again"),
+        ("seed=&a 1", "--set seed=&a 1: the value is not YAML (the anchor &a"),
+        (f"seed={'[' * 9000}", "--set seed=[[["),
+        ("seed" + ".x" * 9000 + "=1", "seed.x.x"),
         ("seed.x.y=1", "seed: "),
     ],
 )
@@ -400,6 +408,64 @@ class TestLoadRecipe:
         with pytest.raises(ConfigError, match=said) as caught:
             load_recipe(path)
         assert str(caught.value).startswith(str(path))
+
+    @pytest.mark.parametrize(
+        ("content", "line", "said"),
+        [
+            ("train:\n  lr: 0.1\n  lr: 0.2", 3, "'lr' again, after line 2"),
+            ("train:\n  epochs: 010", 2, "010 begins with a zero"),
+            ("train:\n  epochs: 1:30", 2, "1:30 may mean"),
+            ("train:\n  epochs: on", 2, "train.epochs: Input should be a valid integer (got True"),
+            ("seed: true", 1, "seed: Input should be a valid integer (got True"),
+            ("train: {lr: yes}", 1, "train.lr: Input should be a valid number (got True"),
+            ("tile:\n  more_mpp: [1, on]", 2, "tile.more_mpp.1: Input should be a valid number"),
+            ("method:\n  num_salient: off", 2, "method.num_salient: Input should be a valid int"),
+            ("sampler:\n- name: windows\n  keep: on", 3, "sampler.0.keep: Input should be a valid"),
+            ("dense: {classes: [yes]}", 1, "dense.classes.0: Input should be a valid string"),
+            ("train:\n\n  lr: .inf", 3, "train.lr: Input should be a finite number (got inf)"),
+            ("train: {lr: -.INF}", 1, "train.lr: Input should be a finite number"),
+            ("train: {lr: .nan}", 1, "train.lr: Input should be a finite number (got nan)"),
+            ("train: {lr: inf}", 1, "train.lr: Input should be a finite number (got 'inf')"),
+            ("train: {lr: 1.0e+999}", 1, "train.lr: Input should be a finite number"),
+            ("tile: {more_mpp: [.inf]}", 1, "tile.more_mpp.0: Input should be"),
+            ("seed: 1\na: " + "[" * 9000, 2, "more than 16 sections deep"),
+            ("seed: &a 1", 1, "the anchor &a"),
+            ("seed: 1\n---\nseed: 2", 2, "a second document"),
+            ("seed: 1\ntrain:\n  epoch: 3", 3, "train.epoch: unknown setting"),
+            ("train:\n  lr: -1", 2, "train.lr: Input should be greater than 0"),
+        ],
+    )
+    def test_what_reads_in_two_ways_is_refused_with_its_line(
+        self, tmp_path: Path, content: str, line: int, said: str
+    ) -> None:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(content)
+        with pytest.raises(ConfigError) as caught:
+            resolve_config(load_recipe(path))
+        assert str(caught.value).startswith(f"{path}, line {line}: ")
+        assert said in str(caught.value)
+
+    def test_truth_values_are_read_where_they_are_asked_for(self, tmp_path: Path) -> None:
+        path = tmp_path / "recipe.yaml"
+        path.write_text("encoder: {freeze_bn: on}\ntile: {deadline_s: .inf}")
+        config = resolve_config(load_recipe(path))
+        assert config.encoder.freeze_bn is True
+        assert config.tile.deadline_s == float("inf"), "which is no limit"
+
+    def test_a_line_is_named_only_for_what_the_recipe_says(self, tmp_path: Path) -> None:
+        path = tmp_path / "recipe.yaml"
+        path.write_text("train:\n  lr: -1\n  epochs: 0")
+        with pytest.raises(ConfigError) as caught:
+            resolve_config(load_recipe(path), {"train.lr": -2})
+        said = str(caught.value)
+        assert said.startswith(f"{path}, line 3: train.epochs: ")
+        assert said.endswith("; train.lr: Input should be greater than 0 (got -2)")
+
+    def test_a_large_file_is_no_recipe(self, tmp_path: Path) -> None:
+        path = tmp_path / "slide.yaml"
+        path.write_text("#" * (1 << 20) + "\n")
+        with pytest.raises(ConfigError, match=r"slide\.yaml: larger than 1 MiB"):
+            load_recipe(path)
 
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="absent.yaml: the recipe cannot be read"):

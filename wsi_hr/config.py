@@ -8,10 +8,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     Field,
@@ -32,12 +30,27 @@ from wsi_hr.method_config import (
     EncoderConfig,
     MethodConfig,
 )
+from wsi_hr.plain_yaml import MAX_DEPTH, PlainYamlError, plain_yaml, read_plain_yaml
+from wsi_hr.recipe import load_recipe
+from wsi_hr.refused_settings import RefusedSettings, shortened
 from wsi_hr.sampler_config import (
     DEFAULT_SAMPLER,
     SAMPLER_CONFIGS,
     RandomDropConfig,
     SamplerChain,
 )
+
+__all__ = [
+    "SEGMENTERS",
+    "Config",
+    "PredictConfig",
+    "SplitConfig",
+    "TileConfig",
+    "TrainConfig",
+    "dump_config",
+    "load_recipe",
+    "resolve_config",
+]
 
 SEGMENTERS = ("saturation_otsu", "luminance", "entropy")
 Artifact = Literal["pen", "blur", "fold", "bubble"]
@@ -100,8 +113,12 @@ class TileConfig(Frozen):
     max_unreadable: float = Field(
         0.01, ge=0, le=1, description="a slide with more unreadable patches (fraction) fails"
     )
-    deadline_s: float = Field(3600, gt=0, description="a slide that takes longer is killed")
-    memory_gib: float = Field(4, gt=0, description="memory limit of one slide's process, GiB")
+    deadline_s: float = Field(
+        3600, gt=0, allow_inf_nan=True, description="a slide that takes longer is killed"
+    )
+    memory_gib: float = Field(
+        4, gt=0, allow_inf_nan=True, description="memory limit of one slide's process, GiB"
+    )
 
     @model_validator(mode="after")
     def _each_scale_once(self) -> TileConfig:
@@ -226,7 +243,7 @@ def resolve_config(
     """Build the study's config from its three sources, later ones winning.
 
     Args:
-        recipe: nested mapping, as read from YAML.
+        recipe: nested mapping; errors in a :class:`Recipe` name its line.
         options: dotted keys to values from the command line, e.g. ``{"tile.mpp": 0.5}``; ``None``
             values were not given and are left out.
         assignments: ``key=value`` texts of ``--set``; the value is read as YAML.
@@ -244,9 +261,9 @@ def resolve_config(
         if not separator:
             raise ConfigError(f"--set {text}: expected key=value, e.g. --set train.epochs=20")
         try:
-            given += _flat(key.strip(), yaml.safe_load(value))
-        except yaml.YAMLError as cause:
-            raise ConfigError(f"--set {text}: the value is not YAML") from cause
+            given += _flat(key.strip(), read_plain_yaml(value).data)
+        except PlainYamlError as cause:
+            raise ConfigError(f"--set {text}: the value is not YAML ({cause.reason})") from cause
     for section in _TABLES:
         _choose(tree, section, [value for key, value in given if key == f"{section}.name"])
     for key, value in given:
@@ -257,29 +274,14 @@ def resolve_config(
         return Config.model_validate(tree)
     except ValidationError as cause:
         several = isinstance(tree.get("sampler"), list)
-        raise ConfigError(_explain(cause, several_samplers=several)) from cause
-
-
-def load_recipe(path: Path) -> dict[str, Any]:
-    """Read a recipe: YAML as plain data.
-
-    Raises:
-        ConfigError: the file is missing, not YAML, or not a mapping.
-    """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as cause:
-        raise ConfigError(f"{path}: the recipe cannot be read ({cause})") from cause
-    except yaml.YAMLError as cause:
-        raise ConfigError(f"{path}: not valid YAML ({cause})") from cause
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping such as 'train: {{epochs: 20}}'")
-    return data
+        words = RefusedSettings(Config, _TABLES, several_samplers=several)
+        said = words.explain(cause, recipe, [key for key, _ in given])
+        raise ConfigError("; ".join(said)) from cause
 
 
 def dump_config(config: BaseModel) -> str:
     """The resolved config as YAML; :func:`load_recipe` reads it back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return plain_yaml(config.model_dump(mode="json"))
 
 
 def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
@@ -303,6 +305,8 @@ def _choose(tree: dict[str, Any], section: str, names: Sequence[Any]) -> None:
 
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
+    if len(parents) > MAX_DEPTH:
+        raise ConfigError(f"{shortened(dotted)}: no setting lies so deep")
     node = tree
     for parent in parents:
         child = node.setdefault(parent, {})
@@ -322,50 +326,3 @@ def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
                 _merge(node, value)
                 continue
         tree[key] = value
-
-
-def _explain(error: ValidationError, *, several_samplers: bool) -> str:
-    lines = []
-    for item in error.errors():
-        where, name = _place(item["loc"], several_samplers=several_samplers)
-        if not where:  # what holds between sections says itself where
-            lines.append(item["msg"].removeprefix("Value error, "))
-        elif item["type"] == "extra_forbidden":
-            lines.append(f"{where}: {_why_unknown(where, name)}")
-        elif item["type"] in ("union_tag_invalid", "literal_error"):
-            lines.append(f"{where}: {item['msg']}")
-        else:
-            lines.append(f"{where}: {item['msg']} (got {item['input']!r})")
-    return "; ".join(lines)
-
-
-def _place(location: Sequence[int | str], *, several_samplers: bool) -> tuple[str, str | None]:
-    """A setting as the user writes it, and the method or sampler it was looked for in."""
-    parts = [str(part) for part in location]
-    number: list[str] = []
-    if parts[:1] == ["sampler"] and len(parts) > 1:
-        number.append(parts.pop(1))
-        if not several_samplers:  # which is a list of one to pydantic only
-            number.clear()
-    if parts[:1] in (["method"], ["sampler"]) and len(parts) > 1:  # the union's tag in between
-        return ".".join([parts[0], *number, *parts[2:]]), parts[1]
-    return ".".join([*parts[:1], *number, *parts[1:]]), None
-
-
-def _why_unknown(where: str, name: str | None) -> str:
-    section, key = where.split(".")[0], where.split(".")[-1]
-    for other, model in _TABLES.get(section, {}).items():
-        if name is not None and key in model.model_fields:
-            return f"a setting of {other}, not of {name}"
-    near = difflib.get_close_matches(where, _known_keys(), n=1, cutoff=0.5)
-    hint = f"the nearest known one is {near[0]}" if near else "wsi-hr show lists them"
-    return f"unknown setting; {hint}"
-
-
-def _known_keys() -> list[str]:
-    keys = [*Config.model_fields]
-    for section, field in Config.model_fields.items():
-        for model in _TABLES.get(section, {section: field.annotation}).values():
-            if isinstance(model, type) and issubclass(model, BaseModel):
-                keys += [f"{section}.{name}" for name in model.model_fields]
-    return keys
