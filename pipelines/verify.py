@@ -230,8 +230,8 @@ def _check_settings(folder: Place, checks: Sequence[StoreCheck]) -> Iterator[str
     for check in checks:
         if check.path.parent != folder or check.state in ("damaged", "unfinished", "foreign"):
             continue
-        tile = PatchStore.open(check.path).info.tile.model_dump(exclude=set(RUN_LIMITS))
-        differing = [name for name, value in tile.items() if settled[name] != value]
+        asked = PatchStore.open(check.path).info.asked.model_dump(exclude=set(RUN_LIMITS))
+        differing = [name for name, value in asked.items() if settled[name] != value]
         if differing:
             names = " and ".join(f"tile.{name}" for name in differing)
             yield f"{check.path}: was cut with another {names} than {path.name} says; move it away"

@@ -49,6 +49,10 @@ def test_a_sound_folder_is_sound_and_left_as_it_is(cli, own_store, tree):
     assert cli("verify", own_store / f"{SLIDE}.zarr").out == "1 stores: 1 sound\n"
 
 
+def test_stores_of_several_scales_are_sound(cli, two_scales):
+    assert cli("verify", two_scales).out == "2 stores: 2 sound\n"
+
+
 @pytest.mark.parametrize("harm", HARMS)
 def test_harm_to_any_file_of_a_store_is_found(store, tmp_path, harm):
     """FAULTS row E, every file there is, one at a time; the store beside it stays sound."""
