@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_hr.cohort.labels import LabelRow
+from wsi_hr.cohort.same_text import same_text
 from wsi_hr.cohort.table import read_table, write_table
 from wsi_hr.config import Config, dump_config, load_recipe
 from wsi_hr.errors import ConfigError, LabelError
@@ -176,6 +177,6 @@ def _changes(
         for slide_id, row in before.items()
         if slide_id in after
         for column in columns
-        if row[column] != after[slide_id][column]
+        if same_text(row[column]) != same_text(after[slide_id][column])
     ]
     return lines

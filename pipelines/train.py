@@ -19,6 +19,11 @@ from pipelines.scales import cut_at, require_scale, too_little_tissue
 from pipelines.sentences import say
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.bags.patch_labels import PatchLabels
+from wsi_hr.cohort.distinct_patients import (
+    DistinctPatients,
+    read_distinct_patients,
+    refuse_twins_apart,
+)
 from wsi_hr.cohort.labels import Labels, load_labels
 from wsi_hr.cohort.splits import make_splits
 from wsi_hr.config import Config, TileConfig
@@ -36,12 +41,17 @@ from wsi_hr.training.run import load_run, pick_device, require_same_tiling, run_
 
 @dataclass(frozen=True)
 class LabelsSource:
-    """The labels table and, where headers are ambiguous, which columns to take."""
+    """The labels table and, where headers are ambiguous, which columns to take.
+
+    Attributes:
+        distinct_patients: a table of patients who differ though their names hardly do.
+    """
 
     path: Path
     slide_column: str | None = None
     label_column: str | None = None
     patient_column: str | None = None
+    distinct_patients: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,10 @@ def train_stage(
     split_of = make_splits(
         table.rows, val=config.split.val, test=config.split.test, seed=config.seed
     )
+    distinct = DistinctPatients()
+    if labels.distinct_patients is not None:
+        distinct = read_distinct_patients(labels.distinct_patients, table.rows)
+    refuse_twins_apart(table.rows, split_of, distinct)
     splits = split_rows(table.rows, split_of)
     say(console, describe(splits))
     device = pick_device(config.train.device)

@@ -44,6 +44,12 @@ def train(
     patient_column: Annotated[
         str | None, typer.Option(help="Header of the patient column.")
     ] = None,
+    distinct_patients: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV of patients who differ though their names hardly do, a pair a line."
+        ),
+    ] = None,
     annotations: Annotated[
         Path | None,
         typer.Option(help="Folder of polygons: SLIDE_ID.geojson or .json (QuPath), .xml (ASAP)."),
@@ -69,7 +75,7 @@ def train(
         "train.lr": lr,
         "train.device": device,
     }
-    source = LabelsSource(labels, slide_column, label_column, patient_column)
+    source = LabelsSource(labels, slide_column, label_column, patient_column, distinct_patients)
     console = stdout()
     config = resolve(recipe, options, assignments)
     report = train_stage(

@@ -185,19 +185,110 @@ def test_what_looks_damaged_but_is_the_name_of_a_slide_fits(tmp_path: Path, slid
 def test_damaged_patients_and_labels_are_named(tmp_path: Path) -> None:
     labels = _load(tmp_path, "slide,label,patient\na,2-Jan,1.2E+11\nb,3-4,P\nc,3-4,1.2E+11\n")
     assert "'label' looks damaged: '2-Jan' (line 2" in _warning(labels, "column 'label' looks")
-    assert "'1.2E+11' (line 2: Excel shortens" in _warning(labels, "column 'patient' looks")
+    said = _warning(labels, "column 'patient' looks")
+    assert "'1.2E+11' (line 2: Excel shortens" in said
+    assert "; also line 4)" in said
+
+
+@pytest.mark.parametrize("cell", ["2024-01-02", "02.01.2024", "1/2/24", "2024-01-02 00:00:00"])
+def test_dates_and_the_numbers_of_dates_are_named(tmp_path: Path, cell: str) -> None:
+    labels = _load(tmp_path, f"slide,label,patient\na,x,{cell}\nb,44927,Q\nc,x,{cell}\n")
+    assert [row.patient_id for row in labels.rows] == [cell, "Q", cell]
+    said = _warning(labels, "column 'patient' looks damaged")
+    assert said.endswith("; each counts as a patient")
+    assert f"{cell!r} (line 2: Excel makes dates" in said
+    assert "; also line 4)" in said
+    said = _warning(labels, "column 'label' looks damaged")
+    assert said.endswith("; each counts as a class")
+    assert "'44927' (line 3: Excel keeps the date 2023-01-01 as this number" in said
 
 
 def test_patients_that_may_be_one_are_named(tmp_path: Path) -> None:
     labels = _load(tmp_path, "slide,label,patient\na,x,007\nb,y,7\nc,y,8\n")
-    assert "'007' and '7'" in _warning(labels, "leading zeros")
+    assert "'007' and '7' (lines 2 and 3: leading zeros" in _warning(labels, "leading zeros")
     assert [row.patient_id for row in labels.rows] == ["007", "7", "8"]
 
 
 def test_labels_that_may_be_one_are_named(tmp_path: Path) -> None:
     labels = _load(tmp_path, "slide,label\na,Tumor\nb,tumor\nc,tumor\n")
     assert labels.classes == ("Tumor", "tumor")
-    assert "'Tumor' and 'tumor'" in _warning(labels, "letter case")
+    assert "'Tumor' and 'tumor' (lines 2 and 3, 4: letter" in _warning(labels, "letter case")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("Lung adeno", "Lung  adeno"),
+        ("Lung adeno", "Lung\u00a0adeno"),
+        ("Lung adeno", "\u2009Lung\u202f adeno\u3000"),
+        ("Lung adeno", "Lung\tadeno\r\n"),
+        ("Grüße", unicodedata.normalize("NFD", "Grüße")),
+    ],
+)
+def test_labels_and_patients_are_compared_by_what_is_read(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    text = f'slide,label,patient\na,{first},{second}\nb,"{second}","{first}"\nc,y,Q\n'
+    labels = _load(tmp_path, text)
+    assert labels.classes == (first, "y")
+    assert [row.patient_id for row in labels.rows] == [first, first, "Q"]
+    assert labels.warnings == ()
+
+
+def test_rows_of_a_slide_agree_by_what_is_read(tmp_path: Path) -> None:
+    labels = _load(tmp_path, "slide,label,patient\na,x y,P\nb,z,Q\na,x\u00a0 y,P\nc,z,Q\n")
+    assert labels.classes == ("x y", "z")
+    assert "'a' (lines 2, 4)" in _warning(labels, "more than once")
+
+
+def test_slides_whose_names_differ_in_blanks_are_told_apart_by_the_exact_name(
+    tmp_path: Path,
+) -> None:
+    labels = _load(tmp_path, "slide,label\na  b,x\na b,y\n", ("a b", "a  b"))
+    assert _labels(labels) == {"a  b": "x", "a b": "y"}
+    message = _refusal(tmp_path, "slide,label\na\u00a0b,x\nc,y\n", ("a b", "a  b", "c"))
+    assert "line 2: slide 'a\\xa0b' could be 'a  b', 'a b'" in message
+
+
+@pytest.mark.parametrize(
+    ("cell", "slide", "why"),
+    [
+        ("case-01", "case_1", "dashes, underscores or blanks differ and leading zeros"),
+        ("case\u200b1", "case1", "characters that are not seen differ"),
+        ("CASE1.svs", "case1", "letter case differs"),
+        ("case\u20131", "case-1", "dashes, underscores or blanks differ"),
+    ],
+)
+def test_a_slide_that_may_be_meant_is_named(
+    tmp_path: Path, cell: str, slide: str, why: str
+) -> None:
+    labels = _load(tmp_path, f"slide,label\n{cell},x\na,x\nb,y\n", (slide, "a", "b"))
+    assert slide not in _labels(labels)
+    assert f"(line 2: slide {slide!r}? {why}" in _warning(labels, "not there")
+
+
+@pytest.mark.parametrize(
+    ("header", "what"),
+    [
+        ("slide,label,patient\u2011id", "patient = column"),
+        ("slide,label,Patient\u00a0ID\u200b", "patient = column"),
+        ("slide\ufeff,\uff2c\uff41\uff42\uff45\uff4c,patient", "label = column"),
+        ("slide,label,case\u2014id", "patient = column"),
+    ],
+)
+def test_headers_are_compared_by_what_is_read(tmp_path: Path, header: str, what: str) -> None:
+    labels = _load(tmp_path, f"{header}\na,x,P\nb,y,P\nc,y,P\n")
+    assert what in labels.mapping
+    assert {row.patient_id for row in labels.rows} == {"P"}
+
+
+def test_a_column_of_measurements_is_refused_with_the_way_to_classes(tmp_path: Path) -> None:
+    slides = tuple(f"s{index}" for index in range(24))
+    rows = "".join(f"{slide},{40 + index % 19}\n" for index, slide in enumerate(slides))
+    message = _refusal(tmp_path, f"slide,age\n{rows}", slides, label_column="age")
+    for clue in ("'age' holds measurements", "19 different values on 24 slides", "'40', '41'",
+                 "names a class for each slide", "--label-column"):  # fmt: skip
+        assert clue in message
 
 
 @pytest.mark.parametrize("name", ["NA", "None", "nan", "NULL", "#N/A", "-"])
@@ -205,7 +296,9 @@ def test_a_class_that_others_take_for_nothing(tmp_path: Path, name: str) -> None
     labels = _load(tmp_path, f"slide,label,patient\na,{name},P\nb,tumor,{name}\nc,{name},P\n")
     assert _labels(labels) == {"a": name, "b": "tumor", "c": name}
     assert labels.rows[1].patient_id == name
-    assert labels.warnings == ()
+    said = _warning(labels, "column 'label' has what often means that nothing is known")
+    assert f"{name!r} (lines 2, 4)" in said
+    assert f"{name!r} (line 3)" in _warning(labels, "column 'patient' has what often means")
 
 
 def test_an_empty_label_is_no_label(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wsi_hr.cohort.manifest import PATH_ALIASES
+from wsi_hr.cohort.same_text import bare_name, same_text
 from wsi_hr.cohort.table import (
     LABEL_ALIASES,
     PATIENT_ALIASES,
@@ -37,13 +37,13 @@ class Columns:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table; cells without blanks around them, "" where there is nothing.
+    """A row of the table; "" where there is nothing.
 
     Attributes:
         line: of the file, from 1.
-        slide: an id, file name or path.
-        label: class name.
-        patient: as it is written.
+        slide: an id, file name or path, without blanks around it.
+        label: class name, as :func:`same_text` gives it.
+        patient: likewise.
         split: ``train``, ``val``, ``test`` or "".
     """
 
@@ -93,8 +93,8 @@ def read_entries(table: Table, columns: Columns) -> list[Entry]:
         entry = Entry(
             line=line,
             slide=row[columns.slide].strip(),
-            label=row[columns.label].strip(),
-            patient=row[columns.patient].strip() if columns.patient else "",
+            label=same_text(row[columns.label]),
+            patient=same_text(row[columns.patient]) if columns.patient else "",
             split=name,
         )
         entries.append(entry)
@@ -103,7 +103,7 @@ def read_entries(table: Table, columns: Columns) -> list[Entry]:
 
 def split_name(text: str) -> str | None:
     """``train``, ``val`` or ``test`` for any usual spelling; None: it is none of them."""
-    plain = re.sub(r"[\s_-]+", "", text).casefold()
+    plain = bare_name(text)
     return next((name for name, usual in _SPLIT_NAMES.items() if plain in usual), None)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from wsi_hr.cohort.excel_damage import bare_number, damage_of
+from wsi_hr.cohort.excel_damage import damage_of, says_nothing
 from wsi_hr.cohort.label_entries import Columns, Entry
+from wsi_hr.cohort.same_text import how_they_differ, twins_among
 from wsi_hr.cohort.slide_names import SlideNames
 from wsi_hr.cohort.table import Table
 
@@ -122,37 +123,62 @@ def slide_warnings(
 
 
 def text_warnings(path: Path, columns: Columns, entries: Sequence[Entry]) -> list[str]:
-    """Labels and patients that a spreadsheet changed, or that are written in two ways."""
-    label_lines = {entry.label: entry.line for entry in reversed(entries)}
-    patient_lines = {entry.patient: entry.line for entry in reversed(entries) if entry.patient}
+    """Labels and patients that a spreadsheet changed, that say nothing, or that have a twin."""
+    label_lines: dict[str, list[int]] = defaultdict(list)
+    patient_lines: dict[str, list[int]] = defaultdict(list)
+    for entry in entries:
+        label_lines[entry.label].append(entry.line)
+        if entry.patient:
+            patient_lines[entry.patient].append(entry.line)
     warnings = []
-    for column, lines in ((columns.label, label_lines), (columns.patient, patient_lines)):
+    for column, lines, one, way_out in (
+        (columns.label, label_lines, "a class", "leave a slide out"),
+        (columns.patient, patient_lines, "a patient", "make a slide its own patient"),
+    ):
         damaged = [
-            f"{cell!r} (line {line}: {damage_of(cell)})"
-            for cell, line in sorted(lines.items())
+            f"{cell!r} (line {lines[cell][0]}: {damage_of(cell)}{_also(lines[cell][1:])})"
+            for cell in _by_line(lines)
             if damage_of(cell)
         ]
         if damaged:
-            warnings.append(f"{path}: column {column!r} looks damaged: {listed(damaged)}")
-    twins = _twins((patient, bare_number(patient)) for patient in patient_lines)
-    if twins:
-        warnings.append(
-            f"{path}: patients that differ only in leading zeros, which Excel drops, and count as "
-            f"different ones: {listed(twins)}"
-        )
-    twins = _twins((label, label.casefold()) for label in label_lines)
-    if twins:
-        warnings.append(
-            f"{path}: labels that differ only in letter case, and count as different classes: "
-            f"{listed(twins)}"
-        )
+            warnings.append(
+                f"{path}: column {column!r} looks damaged: {listed(damaged)}; each counts as {one}"
+            )
+        nothing = [f"{c!r} ({on_lines(lines[c])})" for c in _by_line(lines) if says_nothing(c)]
+        if nothing:
+            warnings.append(
+                f"{path}: column {column!r} has what often means that nothing is known, and counts "
+                f"as {one} here: {listed(nothing)}; empty these cells to {way_out}"
+            )
+    for what, lines, kind in (
+        ("patients", patient_lines, "patients"),
+        ("labels", label_lines, "classes"),
+    ):
+        twins = list(_twins(lines))
+        if twins:
+            warnings.append(
+                f"{path}: {what} that may be meant for the same, and count as different {kind}: "
+                + listed(twins)
+            )
     return warnings
 
 
-def _twins(pairs: Iterable[tuple[str, str | None]]) -> list[str]:
-    """Texts that share a key, as ``'a' and 'A'``; a text without key has no twin."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for text, key in pairs:
-        if key is not None:
-            groups[key].append(text)
-    return [" and ".join(map(repr, sorted(g))) for _, g in sorted(groups.items()) if len(g) > 1]
+def on_lines(lines: Sequence[int]) -> str:
+    """``line 3``, or ``lines 3, 5``; of many the first, and how many more there are."""
+    return f"line{'s' if len(lines) > 1 else ''} {listed(map(str, lines))}"
+
+
+def _also(lines: Sequence[int]) -> str:
+    return f"; also {on_lines(lines)}" if lines else ""
+
+
+def _by_line(lines: Mapping[str, Sequence[int]]) -> list[str]:
+    return sorted(lines, key=lambda cell: lines[cell][0])
+
+
+def _twins(lines: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Texts that may be one, as ``'a' and 'A' (lines 2 and 5: letter case differs)``."""
+    for group in twins_among(lines):
+        ways = " and ".join(dict.fromkeys(how_they_differ(group[0], text) for text in group[1:]))
+        where = " and ".join(listed(map(str, lines[text])) for text in group)
+        yield f"{' and '.join(map(repr, group))} (lines {where}: {ways})"

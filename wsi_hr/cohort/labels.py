@@ -16,6 +16,7 @@ from wsi_hr.cohort.label_report import (
     text_warnings,
     with_hint,
 )
+from wsi_hr.cohort.measured_labels import are_measured
 from wsi_hr.cohort.slide_names import SlideNames
 from wsi_hr.cohort.table import read_table
 from wsi_hr.errors import LabelError
@@ -77,8 +78,8 @@ def load_labels(
 
     Raises:
         LabelError: the table cannot be used: a column is missing or ambiguous, rows contradict
-            each other, a stem could be several slides, no row fits a slide, a split is unknown,
-            or fewer than two classes remain.
+            each other, a name could be several slides, no row fits a slide, a split is unknown,
+            fewer than two classes remain, or the labels are measurements.
     """
     table = read_table(path)
     columns = choose_columns(table, slide_column, label_column, patient_column)
@@ -117,7 +118,7 @@ def _refuse_ambiguous(
     names: SlideNames,
     matched: Mapping[str, Sequence[Entry]],
 ) -> None:
-    """Refuse a bare stem that several files share.
+    """Refuse a name that several slides share.
 
     Slides that have a row of their own are not meant by it: ``a`` beside ``lung_a`` and ``skin_a``
     is then simply a slide that is not there.
@@ -171,6 +172,14 @@ def _classes(path: Path, columns: Columns, labelled: Sequence[Entry]) -> tuple[s
         raise LabelError(
             f"{path}: column {columns.label!r} has {found} for the slides that are there; two "
             "classes are the least: add slides, or choose another column with --label-column"
+        )
+    if are_measured([entry.label for entry in labelled]):
+        shown = listed(repr(entry.label) for entry in labelled)
+        raise LabelError(
+            f"{path}: column {columns.label!r} holds measurements, not classes: {len(labels)} "
+            f"different values on {len(labelled)} slides ({shown}); add a column that names a "
+            "class for each slide, such as low and high, and choose it with --label-column; if "
+            "these are names of classes, put a letter in front"
         )
     if all(re.fullmatch(r"\d+", label, re.ASCII) for label in labels):
         return tuple(sorted(labels, key=lambda label: (int(label), label)))

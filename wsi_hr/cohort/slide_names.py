@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from wsi_hr.cohort.excel_damage import bare_number, damage_of
+from wsi_hr.cohort.same_text import how_they_differ, same_text, twin_key
 from wsi_hr.slides.open import SLIDE_SUFFIXES, slide_id_of
 
 _DERIVED_SUFFIXES = frozenset({".zarr", ".h5", ".pt"})  # stores, and the features STAMP names
 
 
 class SlideNames:
-    """Finds slides by id, file name or path; equal text only, nothing is guessed.
+    """Finds slides by id, file name or path; the same text only, nothing is guessed.
 
     Args:
         slide_ids: the slides there are. Where several files had one stem, their ids carry folder
@@ -22,26 +22,39 @@ class SlideNames:
     """
 
     def __init__(self, slide_ids: Sequence[str]) -> None:
-        self._ids = {_composed(slide_id): slide_id for slide_id in slide_ids}
+        self._exact = frozenset(slide_ids)
+        self._ids: dict[str, list[str]] = defaultdict(list)
+        for slide_id in sorted(slide_ids):
+            self._ids[_composed(slide_id)].append(slide_id)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
-        self._by_letters: dict[str, list[str]] = defaultdict(list)
+        self._by_twin: dict[str, list[str]] = defaultdict(list)
         self._by_number: dict[str, list[str]] = defaultdict(list)
-        for name, slide_id in sorted(self._ids.items()):
+        for name, same in sorted(self._ids.items()):
             for stem in _stems_in(name):
-                self._by_stem[stem].append(slide_id)
-            self._by_letters[name.casefold()].append(slide_id)
+                self._by_stem[stem] += same
+            self._by_twin[twin_key(name)] += same
             number = bare_number(name)
             if number is not None:
-                self._by_number[number].append(slide_id)
+                self._by_number[number] += same
 
     def find(self, cell: str) -> str | None:
         """The id of the slide that ``cell`` names; None: there is none, or "" is asked for."""
-        return next((self._ids[key] for key in _keys(cell) if key in self._ids), None)
+        if cell in self._exact:
+            return cell
+        found = next((self._ids[key] for key in _keys(cell) if key in self._ids), [])
+        return found[0] if len(found) == 1 else None
 
     def namesakes(self, cell: str) -> list[str]:
-        """Ids that a collision of stems may have made of a file name without folder, sorted."""
+        """Several slides that ``cell`` could be, sorted.
+
+        Their names differ in blanks or in Unicode form only; or ``cell`` is a file name without a
+        folder, of which a collision of stems may have made them.
+        """
         text = _composed(cell)
-        return [] if "/" in text else self._by_stem.get(_stem(text), [])
+        same = next((self._ids[key] for key in _keys(cell) if key in self._ids), [])
+        if len(same) > 1 or "/" in text:
+            return same if len(same) > 1 else []
+        return self._by_stem.get(_stem(text), [])
 
     def hint(self, cell: str) -> str | None:
         """Why a cell that names no slide may be meant for one, as a clause."""
@@ -52,8 +65,8 @@ class SlideNames:
         damage = damage_of(stem)
         if damage is not None:
             return damage
-        if stem.casefold() in self._by_letters:
-            return f"slide {self._by_letters[stem.casefold()][0]!r}? letter case differs"
+        for twin in self._by_twin.get(twin_key(stem), []):
+            return f"slide {twin!r}? {how_they_differ(stem, _composed(twin))}"
         namesakes = self.namesakes(cell)
         return f"slide {namesakes[0]!r}?" if namesakes else None
 
@@ -97,5 +110,5 @@ def _stems_in(name: str) -> Iterator[str]:
 
 
 def _composed(text: str) -> str:
-    """One form of characters with accents (macOS writes another), and of path separators."""
-    return unicodedata.normalize("NFC", text).replace("\\", "/")
+    """One form of accents (macOS writes another), of blanks, and of path separators."""
+    return same_text(text).replace("\\", "/")

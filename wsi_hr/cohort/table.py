@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from wsi_hr.cohort.same_text import bare_name
 from wsi_hr.errors import LabelError
 from wsi_hr.remote import Place
 from wsi_hr.runtime import atomic_path
@@ -129,7 +130,7 @@ def read_table(path: Place) -> Table:
 def match_column(
     table: Table, aliases: Sequence[str], *, what: str, required: bool, option: str | None = None
 ) -> str | None:
-    """The one column whose header is among ``aliases``; letter case, blanks, ``_``, ``-`` aside.
+    """The one column whose header is among ``aliases``, by :func:`bare_name`.
 
     Args:
         table: where to look.
@@ -144,8 +145,8 @@ def match_column(
     Raises:
         LabelError: several columns match, or none and it is required.
     """
-    wanted = {_plain(alias) for alias in aliases}
-    found = [column for column in table.columns if _plain(column) in wanted]
+    wanted = {bare_name(alias) for alias in aliases}
+    found = [column for column in table.columns if bare_name(column) in wanted]
     if len(found) == 1:
         return found[0]
     if found:
@@ -208,10 +209,6 @@ def _quote(cell: str) -> str:
 def _restore(cell: str) -> str:
     """Undo :func:`neutralise`."""
     return cell[1:] if _NEUTRALISED.match(cell) else cell
-
-
-def _plain(header: str) -> str:
-    return re.sub(r"[\s_-]+", "", header).casefold()
 
 
 def _decode(data: bytes, path: Place) -> tuple[str, str]:
