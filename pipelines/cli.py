@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from pipelines.commands.tile import tile
 from pipelines.commands.train import train
 from pipelines.commands.verify import verify
 from wsi_hr import __version__
-from wsi_hr.errors import TrainingError, WsiHrError
+from wsi_hr.errors import TrainingError, WriteError, WsiHrError
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,8 @@ def main() -> None:
         code = app(standalone_mode=False)
     except WsiHrError as error:
         complain(str(error))
-        code = EXIT_SOME_FAILED if isinstance(error, TrainingError) else EXIT_BAD_REQUEST
+        midway = isinstance(error, TrainingError | WriteError)
+        code = EXIT_SOME_FAILED if midway else EXIT_BAD_REQUEST
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
     except OSError as error:
@@ -128,7 +130,19 @@ def main() -> None:
         code = EXIT_BAD_REQUEST
     if code == EXIT_INTERRUPTED:  # typer turns most interruptions into this exit code itself
         complain("interrupted; the same command goes on where it stopped")
-    sys.exit(code if isinstance(code, int) else EXIT_DONE)
+    code = code if isinstance(code, int) else EXIT_DONE
+    sys.exit(_heard() or code)
+
+
+def _heard() -> int:
+    """See that what was said has gone out: exit code 1 where it cannot, as on a full disk."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        complain(f"the standard output: cannot be written ({error.strerror})")
+        return EXIT_SOME_FAILED
+    return EXIT_DONE
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from wsi_hr import __version__
 from wsi_hr.errors import ConfigError
 from wsi_hr.remote import Place, place
-from wsi_hr.runtime import scratch_folder
+from wsi_hr.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from distributed import Client

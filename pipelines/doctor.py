@@ -27,6 +27,7 @@ from rich.text import Text
 
 from wsi_hr.config import TileConfig
 from wsi_hr.machine import core_limits, num_usable_cores, usable_memory
+from wsi_hr.scratch import has_locks
 
 PACKAGE = "wsi-hr"
 GIB = 2**30
@@ -255,9 +256,14 @@ def _disk(folder: Path) -> Iterator[Check]:
 def _home() -> Iterator[Check]:
     """Where libraries put what they keep: scratch files and downloaded weights."""
     try:
-        yield Check("temporary folder", "ok", tempfile.gettempdir())  # tries to write
-    except FileNotFoundError as error:
+        there = Path(tempfile.gettempdir())  # tries to write
+        locks = has_locks(there)
+    except OSError as error:
         yield Check("temporary folder", "fail", str(error), "set TMPDIR to a writable folder")
+    else:
+        found = str(there) if locks else f"{there}, whose file system has no locks"
+        mend = "set TMPDIR to a disk of this machine; else what is killed elsewhere stays there"
+        yield _judge("temporary folder", locks, found, mend, "warn")
     mend = "set HF_HOME to a writable folder, or use encoder.weights=FILE"
     try:
         hub = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()

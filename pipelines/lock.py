@@ -1,6 +1,7 @@
 """One run per output folder. The kernel holds the lock, so a killed run never leaves it closed.
 
-Behind a URL there is no kernel and no lock: the file only says who is at work, or was when killed.
+Where a file system has no locks, the lock file names its process, and a run is refused only if that
+one lives on this machine. Behind a URL it only says who is at work, or was when killed.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import StoreError, writing
+from wsi_hr.living import lives, this_process
 from wsi_hr.remote import Place, RemotePath
-from wsi_hr.runtime import write_text_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -25,17 +26,20 @@ LOCK_FILE = ".run-lock"
 
 _URL = re.compile(r"[a-z][a-z0-9+.]+:/")  # as it looks after Path has made one slash of two
 _HELD = (errno.EAGAIN, errno.EACCES)
-_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_TRIES = 100  # each is lost to a run that ends in the same moment
 
 
 @contextmanager
 def run_lock(folder: Place) -> Iterator[None]:
     """Make ``folder`` if need be and hold it for this run.
 
-    The lock file says who holds it; a file left by a run that was killed is taken over.
+    The lock file says who holds it; a file left by a run that was killed is taken over. A folder
+    that was made here is gone again if nothing was written into it.
 
     Raises:
-        StoreError: another run holds the folder, or it cannot be written.
+        StoreError: another run holds the folder, or nobody could write there.
+        WriteError: the disk is full or fails.
     """
     if isinstance(folder, RemotePath):
         with _remote_note(folder):
@@ -46,21 +50,34 @@ def run_lock(folder: Place) -> Iterator[None]:
             f"{folder}: looks like a URL, and only wsi-hr tile writes to one; choose a folder, "
             "e.g. where the remote storage is mounted"
         )
-    path = folder / LOCK_FILE
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = _acquire(path)
+        with writing(folder), _choose_another(folder):
+            handle = _acquire(folder, made)
+        try:
+            yield
+        finally:
+            (folder / LOCK_FILE).unlink(missing_ok=True)
+            os.close(handle)
+    finally:
+        for empty in made:
+            with suppress(OSError):  # it is not empty
+                empty.rmdir()
+
+
+@contextmanager
+def _choose_another(folder: Path) -> Iterator[None]:
+    """Tell of what is wrong with the folder itself, not with its disk."""
+    try:
+        yield
     except FileExistsError as cause:
         raise StoreError(f"{folder}: a file, not a folder; choose another output folder") from cause
     except OSError as cause:
+        if cause.errno in _FULL:
+            raise
         raise StoreError(
             f"{folder}: cannot be written ({cause.strerror}); choose another output folder"
         ) from cause
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
 
 
 @contextmanager
@@ -77,9 +94,9 @@ def _remote_note(folder: RemotePath) -> Iterator[None]:
                 "%s: another run works there (%s), or was killed; two at the same time disturb "
                 "each other, and nothing here can tell",
                 folder,
-                path.read_text().strip(),
+                path.read_text().partition("\n")[0],
             )
-        write_text_atomic(path, _holder())
+        path.write_bytes(_holder().encode())
     except OSError as cause:
         raise StoreError(
             f"{folder}: cannot be written ({cause.strerror}); see that the server is there and "
@@ -93,33 +110,81 @@ def _remote_note(folder: RemotePath) -> Iterator[None]:
 
 
 def _holder() -> str:
-    return f"host {socket.gethostname()}, pid {os.getpid()}\n"
+    return f"host {socket.gethostname()}, pid {os.getpid()}\n{this_process()}\n"
 
 
-def _acquire(path: Path) -> int:
-    """An open file descriptor that holds the lock."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def _acquire(folder: Path, made: list[Path]) -> int:
+    """An open file descriptor that holds the lock.
+
+    Args:
+        folder: made if need be.
+        made: gets the folders that were made, innermost first.
+
+    Raises:
+        StoreError: another run holds it.
+        OSError: it cannot be written.
+    """
+    path = folder / LOCK_FILE
+    for _ in range(_TRIES):
+        made += [each for each in (folder, *folder.parents) if not (each in made or each.exists())]
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as cause:
-            holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:  # the run that had made the folder has just removed it
+            continue
+        try:
+            _lock(folder, handle)
+            if _is_still(path, handle):
+                _sign(path, handle)
+                return handle
+        except BaseException:
             os.close(handle)
-            if cause.errno in _HELD:
-                raise StoreError(
-                    f"{path.parent}: another run works here ({holder or 'just started'}); wait "
-                    "for it, stop it, or choose another output folder"
-                ) from cause
-            if cause.errno not in _UNSUPPORTED:
-                raise
-            logger.warning("%s: this file system has no locks; start no second run", path.parent)
-            handle = os.open(path, os.O_RDWR)
-        if _is_still(path, handle):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, _holder().encode(), 0)
-            return handle
+            raise
         # The holder unlinked the file between our open and our lock: this one is nobody's.
         os.close(handle)
+    raise StoreError(
+        f"{path}: is another file whenever it is looked at, so that no run can hold {folder}; "
+        "choose an output folder on another file system"
+    )
+
+
+def _lock(folder: Path, handle: int) -> None:
+    """Lock the lock file; where that cannot be done, see that no run of this machine is there.
+
+    Raises:
+        StoreError: another run works there.
+    """
+    holder, _, process = os.pread(handle, 300, 0).decode("utf-8", "replace").partition("\n")
+    refused = StoreError(
+        f"{folder}: another run works here ({holder or 'just started'}); wait for it, stop it, or "
+        "choose another output folder"
+    )
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as cause:
+        if cause.errno in _HELD:
+            raise refused from cause
+        alive = lives(process.strip())
+        if alive:
+            raise refused from cause
+        note = "start no second run on another machine"
+        if holder and alive is None:
+            note = f"a run on another machine ({holder}) works there, or was killed: see which"
+        logger.warning("%s: cannot be locked (%s); %s", folder, cause.strerror, note)
+
+
+def _sign(path: Path, handle: int) -> None:
+    """Say in the lock file who holds it.
+
+    Raises:
+        OSError: the disk does not take it; the file is gone then.
+    """
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, _holder().encode(), 0)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _is_still(path: Path, handle: int) -> bool:

@@ -19,7 +19,7 @@ from pipelines.progress import progress_bar
 from pipelines.record import RunRecord
 from pipelines.run_folder import SIDES, SPLITS, read_splits
 from wsi_hr.bags.bag_set import BagSet
-from wsi_hr.errors import ConfigError, LabelError, TrainingError, WsiHrError
+from wsi_hr.errors import ConfigError, LabelError, TrainingError, WriteError, WsiHrError
 from wsi_hr.machine import num_usable_cores
 from wsi_hr.prediction.class_map import draw_class_map
 from wsi_hr.prediction.exports.tables import (
@@ -159,10 +159,10 @@ def _row_of(
     """How one slide ends; whatever goes wrong with it does not end the others."""
     try:
         return _predict_slide(run, bags, slide_id, out, max_px, on_prediction)
+    except (WriteError, OSError):
+        raise  # the output's disk, not the slide: stores report their own as StoreError
     except WsiHrError as error:
         reason = str(error)
-    except OSError:
-        raise  # the output's disk, not the slide: stores report their own as StoreError
     except Exception as error:  # one slide must not end the run, whatever it is
         logger.exception("%s: unexpected error", slide_id)
         reason = f"unexpected {type(error).__name__} ({error}); please report it"

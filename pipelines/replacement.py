@@ -22,10 +22,11 @@ from pipelines.remote_stores import (
     upload_store,
     upload_unfinished,
 )
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import StoreError, WriteError, writing
 from wsi_hr.geometry import BoolArray
 from wsi_hr.remote import Place, RemotePath
-from wsi_hr.runtime import fsync_dir, scratch_folder
+from wsi_hr.runtime import fsync_dir
+from wsi_hr.scratch import scratch_folder
 from wsi_hr.store.manifest import (
     TMP_SUFFIX,
     FileEntry,
@@ -52,7 +53,8 @@ def set_aside(path: Place) -> None:
     """Keep a store that no longer says what its slide says where nobody takes it for current.
 
     Raises:
-        StoreError: something else than a store is there, or it cannot be moved.
+        StoreError: something else than a store is there.
+        WriteError: it cannot be moved.
     """
     if not path.exists() and (isinstance(path, RemotePath) or not path.is_symlink()):
         return
@@ -63,7 +65,7 @@ def set_aside(path: Place) -> None:
         raise StoreError(
             f"{path}: exists and is not a patch store; move it or choose another output folder"
         )
-    with _mendable_errors(path):
+    with writing(path):
         _move(path, outdated_path(path))
 
 
@@ -71,9 +73,9 @@ def bring_back(path: Place) -> None:
     """Put a store that was set aside in its place again, instead of the one there, if any.
 
     Raises:
-        StoreError: it cannot be moved.
+        WriteError: it cannot be moved.
     """
-    with _mendable_errors(path):
+    with writing(path):
         _move(outdated_path(path), path)
 
 
@@ -81,9 +83,9 @@ def drop_outdated(path: Place) -> None:
     """Remove what was set aside for the store ``path``; its slide has been dealt with.
 
     Raises:
-        StoreError: it cannot be removed.
+        WriteError: it cannot be removed.
     """
-    with _mendable_errors(path):
+    with writing(path):
         _remove(outdated_path(path))
 
 
@@ -95,14 +97,14 @@ def attempt(path: Place) -> Iterator[Path]:
     For a store behind a URL it is a folder in ``TMPDIR``.
 
     Raises:
-        StoreError: the folder cannot be written; messages name ``path``, not the place.
+        WriteError: the folder cannot be written; messages name ``path``, not the place.
     """
     if isinstance(path, RemotePath):
         with scratch_folder() as folder, _named(folder, path):
             yield folder / path.name
         return
     folder = path.with_name(f"{ATTEMPT}{uuid.uuid4().hex}")
-    with _mendable_errors(path):
+    with writing(path):
         folder.mkdir()
     try:
         with _named(folder, path):
@@ -115,17 +117,17 @@ def attempt(path: Place) -> Iterator[Path]:
 def _named(folder: Path, path: Place) -> Iterator[None]:
     try:
         yield
-    except StoreError as error:
-        raise StoreError(str(error).replace(f"{folder}/", f"{path.parent}/")) from error
+    except (StoreError, WriteError) as error:
+        raise type(error)(str(error).replace(str(folder), str(path.parent))) from error
 
 
 def publish(written: Path, path: Place) -> None:
     """Put a finished store in its place; one that another attempt put there says the same.
 
     Raises:
-        StoreError: it cannot be moved.
+        WriteError: it cannot be moved.
     """
-    with _mendable_errors(path):
+    with writing(path):
         if isinstance(path, RemotePath):
             upload_store(written, path)
         else:
@@ -143,9 +145,9 @@ def move_out(written: Path, path: Place) -> Place:
         Where it is now: until :func:`finish_store`, nobody takes it for a store.
 
     Raises:
-        StoreError: it cannot be moved.
+        WriteError: it cannot be moved.
     """
-    with _mendable_errors(path):
+    with writing(path):
         if isinstance(path, RemotePath):
             upload_unfinished(written, path)
             return path
@@ -166,9 +168,10 @@ def finish_store(
         path: where it is to be.
 
     Raises:
-        StoreError: a file is gone, or the disk does not take it.
+        StoreError: a file is gone.
+        WriteError: the disk does not take it.
     """
-    with _mendable_errors(path):
+    with writing(path):
         if isinstance(folder, RemotePath):
             with scratch_folder() as scratch:
                 for mpp, given in valid.items():
@@ -205,7 +208,7 @@ def sweep_attempts(store: Place) -> None:
     if isinstance(store, RemotePath):
         for folder in (store, store / OUTDATED):
             sweep_unfinished(folder)
-        with _mendable_errors(store):
+        with writing(store):
             (store / OUTDATED).remove_empty()
         return
     patterns = (
@@ -247,14 +250,3 @@ def _remove(path: Place) -> None:
         doomed = path.with_name(f"{ATTEMPT}{uuid.uuid4().hex}")
         path.rename(doomed)
         shutil.rmtree(doomed)
-
-
-@contextmanager
-def _mendable_errors(path: Place) -> Iterator[None]:
-    try:
-        yield
-    except OSError as cause:
-        raise StoreError(
-            f"{path}: cannot be written ({cause.strerror}); see that the output folder has space "
-            "and may be written, then run again"
-        ) from cause

@@ -27,6 +27,8 @@ FOUNDATION = (
     "sampler_config",
     "config",
     "runtime",
+    "scratch",
+    "living",
     "remote",
     "geometry",
     "jpeg_header",

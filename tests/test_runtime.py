@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsi_hr.errors import WriteError, writing
 from wsi_hr.runtime import (
     atomic_path,
     fsync_dir,
     rng_for,
-    scratch_folder,
     seed_for,
     sha256_file,
+    sweep_temporaries,
+    temporary_name,
     write_text_atomic,
 )
 
@@ -108,7 +109,7 @@ def test_a_killed_writer_leaves_the_old_file_and_one_stray(tmp_path: Path) -> No
     for _ in range(2):
         assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == 9
         assert path.read_text() == "old"
-        assert sorted(p.name for p in tmp_path.iterdir()) == [".table.csv.tmp", "table.csv"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".table.csv.wsi-hr.tmp", "table.csv"]
     write_text_atomic(path, "new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
@@ -133,9 +134,53 @@ def test_content_is_on_disk_before_its_name(tmp_path: Path, monkeypatch) -> None
 
 
 def test_nothing_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a"):
+    with pytest.raises(WriteError, match="a: cannot be written"), atomic_path(tmp_path / "a"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_runs_had_begun_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    begun = temporary_name(tmp_path / "table.csv")
+    begun.write_text("half")
+    temporary_name(tmp_path / "slide.old").mkdir()
+    (temporary_name(tmp_path / "slide.old") / "half.png").touch()
+    theirs = {"table.csv", ".table.csv.tmp", ".x.tmp", "x.wsi-hr.tmp", ".wsi-hr.tmp.txt"}
+    for name in theirs:
+        (tmp_path / name).touch()
+    (tmp_path / "inner").mkdir()
+    inner = temporary_name(tmp_path / "inner/table.csv")
+    inner.touch()
+    sweep_temporaries(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == theirs | {"inner"}
+    assert inner.exists()  # of another run's folder
+    sweep_temporaries(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
+def test_what_cannot_be_written_is_told_with_its_path(tmp_path: Path, number: int) -> None:
+    """A write names no file; whoever began it does."""
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+
+    def fail() -> None:
+        with atomic_path(path) as tmp:
+            tmp.write_text("half")
+            raise OSError(number, os.strerror(number))
+
+    told = rf"^{path}: cannot be written \({os.strerror(number)}\); make room, or see that you may"
+    with pytest.raises(WriteError, match=told):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_two_writers_the_inner_one_tells(tmp_path: Path) -> None:
+    def fail() -> None:
+        with writing(tmp_path / "outer"), writing(tmp_path / "inner"):
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(WriteError, match=f"^{tmp_path}/inner: cannot be written"):
+        fail()
 
 
 @pytest.mark.parametrize("text", ["", "a\r\nb\rc\n", "\N{SNOWMAN}"])
@@ -154,34 +199,3 @@ def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     data = np.random.default_rng(0).bytes(3 << 20)
     (tmp_path / "a").write_bytes(data)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
-
-
-def test_scratch_of_the_living_stays_and_of_the_killed_goes(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    other = tmp_path / "wsi-hr-store"  # a user's
-    other.mkdir()
-    program = (
-        "from wsi_hr.runtime import scratch_folder\n"
-        "with scratch_folder() as folder:\n"
-        "    (folder / 'a').touch(); print(folder, flush=True); input()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        its = Path(process.stdout.readline().strip())
-        with scratch_folder() as mine, scratch_folder() as another:
-            assert {path.name for path in tmp_path.iterdir()} == {
-                *(other.name, its.name, mine.name, another.name)
-            }
-            assert not any(mine.iterdir())
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert {path.name for path in tmp_path.iterdir()} == {other.name, its.name}
-    with scratch_folder() as mine:
-        assert {path.name for path in tmp_path.iterdir()} == {other.name, mine.name}
-    assert list(tmp_path.iterdir()) == [other]

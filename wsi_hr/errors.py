@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class WsiHrError(Exception):
     """Base of all errors that are the input's fault, not ours; the CLI prints no traceback."""
@@ -41,3 +44,26 @@ class TrainingError(WsiHrError):
 
 class CoordsError(WsiHrError):
     """A file of patch coordinates is missing, damaged, or does not fit what is asked of it."""
+
+
+class WriteError(WsiHrError):
+    """Something cannot be written: no room, no permission, a disk that is gone."""
+
+
+@contextmanager
+def writing(place: object) -> Iterator[None]:
+    """Tell what the operating system does not take of ``place``, whoever found it out.
+
+    Args:
+        place: what is written, as the user is told of it. Of two such contexts the inner one tells.
+
+    Raises:
+        WriteError: instead of any ``OSError``.
+    """
+    try:
+        yield
+    except OSError as cause:
+        raise WriteError(
+            f"{place}: cannot be written ({cause.strerror or cause}); make room, or see that you "
+            "may write there, then start the same command again"
+        ) from cause

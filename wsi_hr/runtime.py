@@ -1,21 +1,22 @@
-"""Randomness that any worker can reproduce; files that appear whole; folders that do not stay."""
+"""Randomness that any worker can reproduce; files that appear whole."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from wsi_hr.errors import writing
 from wsi_hr.remote import Place, RemotePath
+from wsi_hr.scratch import scratch_folder
 
-_SCRATCH = "wsi-hr-scratch-"
+_TEMPORARY = ".wsi-hr.tmp"
 
 
 def rng_for(*key: int | str) -> np.random.Generator:
@@ -41,68 +42,58 @@ def atomic_path(path: Place) -> Iterator[Path]:
     Where ``path`` is a URL, the temporary name is a local one, and its content is uploaded.
 
     A reader sees the old file or the new one, never a half-written one, also after a power cut.
-    The temporary name is fixed (``.<name>.tmp``), so a killed run leaves at most one stray, which
-    the next run overwrites.
+    The temporary name is :func:`temporary_name`'s, so a killed run leaves at most one stray a file,
+    which the next run into the folder sweeps.
+
+    Raises:
+        WriteError: the disk or the server does not take it.
     """
     if isinstance(path, RemotePath):
-        with scratch_folder() as folder:
+        with writing(tempfile.gettempdir()), scratch_folder() as folder:
             yield folder / path.name
-            path.upload(folder / path.name)
+            with writing(path):
+                path.upload(folder / path.name)
         return
-    tmp = path.with_name(f".{path.name}.tmp")
-    try:
-        yield tmp
-        fsync_file(tmp)
-        tmp.replace(path)
-        fsync_dir(path.parent)
-    finally:
-        tmp.unlink(missing_ok=True)
+    tmp = temporary_name(path)
+    with writing(path):
+        try:
+            yield tmp
+            fsync_file(tmp)
+            tmp.replace(path)
+            fsync_dir(path.parent)
+        finally:
+            tmp.unlink(missing_ok=True)
 
 
 def write_text_atomic(path: Place, text: str) -> None:
-    """Write UTF-8 ``text`` to ``path`` whole or not at all."""
+    """Write UTF-8 ``text`` to ``path`` whole or not at all.
+
+    Raises:
+        WriteError: the disk or the server does not take it.
+    """
     with atomic_path(path) as tmp:
         tmp.write_text(text, encoding="utf-8", newline="")
 
 
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Yield an empty folder in ``TMPDIR`` that is gone afterwards.
-
-    The process holds a lock on it as long as it lives, so the folders that killed processes left
-    are known, and removed here.
-    """
-    for stray in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-        with suppress(OSError):  # somebody works there, or it is not ours to look at
-            os.close(_locked(stray, remove=True))
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
-        with suppress(OSError):  # another process took it for a stray before it was locked
-            handle = _locked(folder)
-            break
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
+def temporary_name(path: Path) -> Path:
+    """Under which name ``path`` is written before it is renamed; nothing else is called so."""
+    return path.with_name(f".{path.name}{_TEMPORARY}")
 
 
-def _locked(folder: Path, *, remove: bool = False) -> int:
-    """A descriptor that holds the lock on a scratch folder, which may be removed under it.
+def sweep_temporaries(folder: Path) -> None:
+    """Remove the files, and folders, that killed runs had begun to write in ``folder``.
+
+    Whoever calls it holds the folder, so that no other run is writing there.
 
     Raises:
-        OSError: another process holds it, or the folder is gone.
+        WriteError: one cannot be removed.
     """
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        folder.stat()
-        if remove:
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
+    for stray in folder.glob(f".*{_TEMPORARY}"):
+        with writing(stray):
+            if stray.is_dir() and not stray.is_symlink():
+                shutil.rmtree(stray)
+            else:
+                stray.unlink(missing_ok=True)
 
 
 def fsync_file(path: Path) -> None:

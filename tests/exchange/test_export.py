@@ -15,6 +15,7 @@ from wsi_hr.errors import StoreError
 from wsi_hr.exchange.export import FORMATS, NOTE_NAME, export_store
 from wsi_hr.exchange.patch_files import patch_files
 from wsi_hr.exchange.webdataset import write_webdataset
+from wsi_hr.runtime import temporary_name
 from wsi_hr.store.patch_store import PatchStore
 
 
@@ -172,9 +173,9 @@ def test_a_run_that_was_killed_leaves_nothing_that_counts(make_store, tmp_path, 
         with pytest.raises(KeyboardInterrupt):
             export_store(make_store(), out, form)
         assert tree(out) == {}
-        for word in ("tmp", "old"):
-            (out / f".case.1-DX.{word}").mkdir()
-            (out / f".case.1-DX.{word}/half.png").write_bytes(b"half")
+        for name in ("case.1-DX", "case.1-DX.old"):
+            temporary_name(out / name).mkdir()
+            (temporary_name(out / name) / "half.png").write_bytes(b"half")
     monkeypatch.undo()
     export_store(make_store(), out, form)
     assert tree(out) == tree(tmp_path / "whole")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
-from wsi_hr.errors import CheckpointError, TrainingError
+from wsi_hr.errors import CheckpointError, TrainingError, WriteError
 from wsi_hr.method_config import ABMILConfig
 from wsi_hr.methods.abmil import ABMIL
 from wsi_hr.methods.feature_files import FeatureFiles
@@ -194,5 +194,5 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     files = FeatureFiles(tmp_path, np.float16)
-    with pytest.raises(CheckpointError, match="s.npy: cannot be written .* make room"):
+    with pytest.raises(WriteError, match="s.npy: cannot be written .* make room"):
         files.write("s", b"", (1, 1), [])

@@ -11,7 +11,7 @@ import pytest
 from pipelines.replacement import OUTDATED, attempt, publish, set_aside
 from pipelines.tile import tile_stage
 from wsi_hr.bags.bag_set import stored_slides
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import StoreError, WriteError, WsiHrError
 from wsi_hr.store.patch_store import PatchStore, is_complete
 
 from .test_tile import CONFIG, mtimes, write_slide
@@ -82,11 +82,12 @@ def test_an_attempt_has_its_own_place_and_speaks_of_the_store(tmp_path):
         assert {one.name, other.name} == {"a.zarr"}
     assert list(tmp_path.iterdir()) == []
 
-    def fail(place: Path) -> None:
-        raise StoreError(f"{place}: cannot be written")
+    def fail(place: Path, kind: type[WsiHrError]) -> None:
+        raise kind(f"{place}: cannot be written")
 
-    with pytest.raises(StoreError, match=rf"^{path}: cannot be written$"), attempt(path) as place:
-        fail(place)
+    for kind in (StoreError, WriteError):
+        with pytest.raises(kind, match=rf"^{path}: cannot be written$"), attempt(path) as place:
+            fail(place, kind)
     assert list(tmp_path.iterdir()) == []
 
 

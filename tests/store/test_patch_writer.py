@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import StoreError, WriteError
 from wsi_hr.geometry import Pair
 from wsi_hr.store.patch_store import PatchStore, PatchStoreWriter, is_complete
 
@@ -169,7 +169,7 @@ def test_what_is_not_a_store_is_never_replaced(tmp_path: Path, store_maker: Make
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, store_maker: Maker) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "a.zarr", tmp_path / f"{'x' * 250}.zarr"):
-        with pytest.raises(StoreError, match="cannot be written .*; see that the output folder"):
+        with pytest.raises(WriteError, match=f"^{path}: cannot be written .*; make room"):
             store_maker().writer(path)
     assert names(tmp_path) == ["file"]
 
@@ -180,10 +180,10 @@ import resource, runpy, sys
 from pathlib import Path
 made = runpy.run_path({str(CONFTEST)!r})["StoreMaker"](codec="raw")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import WriteError
 try:
     made.write(Path(sys.argv[1]))
-except StoreError as error:
+except WriteError as error:
     print(error)
 """
     out = subprocess.run(
@@ -205,7 +205,7 @@ def test_a_shard_that_does_not_reach_the_disk_is_named_and_leaves_nothing(
         raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
     monkeypatch.setattr("wsi_hr.store.patch_writer.fsync_file", fail)
-    with pytest.raises(StoreError, match=r"a.zarr: cannot be written \(Input/output error\)"):
+    with pytest.raises(WriteError, match=r"a.zarr: cannot be written \(Input/output error\)"):
         store_maker().write(tmp_path / "a.zarr")
     assert names(tmp_path) == []
 

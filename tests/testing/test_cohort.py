@@ -9,7 +9,7 @@ import openslide
 import pytest
 
 from wsi_hr.errors import ConfigError
-from wsi_hr.runtime import sha256_file
+from wsi_hr.runtime import sha256_file, temporary_name
 from wsi_hr.testing.cohort import PlantedSlide, load_lesions, make_cohort
 from wsi_hr.testing.cohort import _roster as roster
 
@@ -105,7 +105,8 @@ def test_an_interrupted_cohort_is_resumed_to_the_same_bytes(cohort, tmp_path):
         make_cohort(tmp_path, num_slides=NUM, size_px=SIZE, on_slide=stop_after_two)
     made = sorted((tmp_path / "slides").iterdir())
     assert [path.stem for path in made] == done
-    (tmp_path / "slides" / f".{slides[2].slide_id}.svs.tmp").write_bytes(b"half")  # a kill's stray
+    stray = temporary_name(tmp_path / "slides" / slides[2].path.name)  # a kill leaves it
+    stray.write_bytes(b"half")
     before = [path.stat().st_mtime_ns for path in made]
     told: list[str] = []
     again = make_cohort(

@@ -16,7 +16,7 @@ import simplejpeg
 import tifffile
 
 from wsi_hr.config import TileConfig
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import StoreError, WriteError
 from wsi_hr.geometry import Size
 from wsi_hr.runtime import sha256_file
 from wsi_hr.store.patch_store import PatchStore
@@ -179,7 +179,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     full = Path("/dev/full").open("r+b")  # noqa: SIM115, closed as the file it stands for
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: full)
     with (
-        pytest.raises(StoreError, match="No space left on device.*see that it has space"),
+        pytest.raises(WriteError, match=f"{tmp_path}: .*No space left on device"),
         LaterChunks(2, tmp_path) as later,
     ):
         later.put(np.array([1, 0]), [b"x" * 100_000, None])

@@ -142,7 +142,8 @@ def write_coords(
         attributes: of the dataset: numbers, tuples of numbers, texts.
         notes: attributes of the file, which CLAM and TRIDENT do not look at.
     """
-    with h5py.File(path, "w", track_order=False) as file:
+    content = io.BytesIO()  # HDF5 may crash on a disk that is full
+    with h5py.File(content, "w", track_order=False) as file:
         dataset = file.create_dataset(
             DATASET,
             data=coords.astype(np.int64),
@@ -154,6 +155,7 @@ def write_coords(
             dataset.attrs[name] = value
         for name, value in notes.items():
             file.attrs[name] = value
+    path.write_bytes(content.getbuffer())
 
 
 def read_notes(path: Path) -> dict[str, str]:

@@ -19,12 +19,18 @@ from typing import Any
 import numpy as np
 
 from wsi_hr import __version__
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import StoreError, writing
 from wsi_hr.exchange.coords_h5 import read_notes
 from wsi_hr.exchange.coords_out import clam_place, trident_place, write_clam, write_trident
 from wsi_hr.exchange.patch_files import write_folder
 from wsi_hr.exchange.webdataset import write_webdataset
-from wsi_hr.runtime import atomic_path, fsync_dir, sha256_file, write_text_atomic
+from wsi_hr.runtime import (
+    atomic_path,
+    fsync_dir,
+    sha256_file,
+    temporary_name,
+    write_text_atomic,
+)
 from wsi_hr.store.manifest import MANIFEST_NAME
 from wsi_hr.store.patch_store import PatchStore
 
@@ -85,7 +91,7 @@ def export_store(store: PatchStore, out: Path, form: str) -> Exported:
     Raises:
         StoreError: the store is damaged or has no readable patch, the form cannot express it, or
             something that is no such export stands where it would go.
-        OSError: the disk does not take it.
+        WriteError: the disk does not take it.
     """
     target = FORMATS[form]
     num_patches = int(np.count_nonzero(store.valid))
@@ -120,7 +126,8 @@ def export_store(store: PatchStore, out: Path, form: str) -> Exported:
         )
     if found is not None and note.items() <= found.items() and _is_whole(place, found):
         return Exported(place, num_patches, kept=True)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(target, ToFile):
         with atomic_path(place) as path:
             target.write(store, path, {_ATTRIBUTE: json.dumps(note)})
@@ -160,19 +167,20 @@ def _bytes_in(folder: Path) -> int:
 def _atomic_folder(place: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``place`` that takes its place on success.
 
-    Its names start with a dot, so no slide's export has them. Files are not flushed one by one: of
-    one that a power cut loses or shortens, :func:`_is_whole` tells, and the export is made again.
+    Files are not flushed one by one: of one that a power cut loses or shortens, :func:`_is_whole`
+    tells, and the export is made again.
     """
-    fresh, old = (place.with_name(f".{place.name}.{word}") for word in ("tmp", "old"))
+    fresh, old = temporary_name(place), temporary_name(place.with_name(f"{place.name}.old"))
     for stray in (fresh, old):
         shutil.rmtree(stray, ignore_errors=True)
-    fresh.mkdir()
-    try:
-        yield fresh
-        if place.exists():
-            place.rename(old)
-        fresh.rename(place)
-        fsync_dir(place.parent)
-    finally:
-        for stray in (fresh, old):
-            shutil.rmtree(stray, ignore_errors=True)
+    with writing(place):
+        fresh.mkdir()
+        try:
+            yield fresh
+            if place.exists():
+                place.rename(old)
+            fresh.rename(place)
+            fsync_dir(place.parent)
+        finally:
+            for stray in (fresh, old):
+                shutil.rmtree(stray, ignore_errors=True)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_hr.errors import CheckpointError
+from wsi_hr.errors import CheckpointError, writing
 from wsi_hr.geometry import Int64Array
 from wsi_hr.runtime import atomic_path
 
@@ -146,24 +146,19 @@ class FeatureFiles:
             parts: features [K, D] of patches 0 to N - 1, K at a time.
 
         Raises:
-            CheckpointError: they cannot be written, e.g. because the disk is full.
+            WriteError: they cannot be written, e.g. because the disk is full.
         """
         path = self._path(slide_id)
-        try:
+        with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_path(path) as tmp:
-                crc = 0
-                with tmp.open("wb") as handle:
-                    np.lib.format.write_array_header_1_0(handle, _header(shape, self.dtype))
-                    for part in parts:
-                        values = np.ascontiguousarray(part, self.dtype).data
-                        handle.write(values)
-                        crc = zlib.crc32(values, crc)
-                    handle.write(_digest(made_from) + crc.to_bytes(_CRC_BYTES, "little"))
-        except OSError as cause:
-            raise CheckpointError(
-                f"{path}: cannot be written ({cause}); make room, then start the same command again"
-            ) from cause
+        with atomic_path(path) as tmp, tmp.open("wb") as handle:
+            np.lib.format.write_array_header_1_0(handle, _header(shape, self.dtype))
+            crc = 0
+            for part in parts:
+                values = np.ascontiguousarray(part, self.dtype).data
+                handle.write(values)
+                crc = zlib.crc32(values, crc)
+            handle.write(_digest(made_from) + crc.to_bytes(_CRC_BYTES, "little"))
         self._checked[path] = Features.of(path)
         return self._checked[path]
 

@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import StoreError, WriteError, writing
 from wsi_hr.geometry import PatchGrid, TissueMask, UInt8Array
 from wsi_hr.runtime import fsync_file
 from wsi_hr.store.manifest import (
@@ -58,7 +58,8 @@ class PatchStoreWriter:
 
         Raises:
             ValueError: the arguments do not fit each other.
-            StoreError: the folder cannot be written, or something else than a store is there.
+            StoreError: something else than a store is there.
+            WriteError: the folder cannot be written.
         """
         _check(path, info, grid, mask, thumbnail)
         if path.exists() and not is_ours(path) and not (path.is_dir() and not any(path.iterdir())):
@@ -71,7 +72,7 @@ class PatchStoreWriter:
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="wsi-hr-save")
         self._flusher = ThreadPoolExecutor(FSYNCS_AT_A_TIME, thread_name_prefix="wsi-hr-flush")
         self._flushes: list[Future[None]] = []
-        with self._mendable_errors():
+        with self._writing():
             sweep(path)
             self._folder.mkdir(parents=True)
         # compressed while the first patches are cut; what goes wrong shows at the first shard
@@ -100,7 +101,7 @@ class PatchStoreWriter:
 
         Raises:
             ValueError: patches of the scale before are missing, or the arguments do not fit.
-            StoreError: the disk does not take it.
+            WriteError: the disk does not take it.
         """
         _check_scale(info, grid)
         self._finish_scale()
@@ -117,7 +118,7 @@ class PatchStoreWriter:
 
         Raises:
             ValueError: there are more than the grid has.
-            StoreError: the disk does not take it.
+            WriteError: the disk does not take it.
         """
         if self._num_written + len(chunks) > len(self._valid):
             raise ValueError(
@@ -138,11 +139,11 @@ class PatchStoreWriter:
 
         Raises:
             ValueError: patches are missing.
-            StoreError: the disk does not take it.
+            WriteError: the disk does not take it.
         """
         self._finish_scale()
         self._wait_until_saved()
-        with self._mendable_errors():
+        with self._writing():
             for flush in self._flushes:
                 flush.result()
             commit_folder(self._folder, self._path, self._shards)
@@ -152,7 +153,7 @@ class PatchStoreWriter:
         self._valid = np.zeros(len(grid), dtype=np.bool_)
         self._num_written = 0
         self._chunks: list[bytes | None] = []
-        with self._mendable_errors():
+        with self._writing():
             self._layout = write_scale(self._folder, info, grid)
 
     def _finish_scale(self) -> None:
@@ -160,7 +161,7 @@ class PatchStoreWriter:
             raise ValueError(f"{self._num_written} of {len(self._valid)} patches were written")
         if self._chunks:
             self._write_shard()
-        with self._mendable_errors():
+        with self._writing():
             write_valid(self._folder, self._mpp, self._valid)
 
     def _write_shard(self) -> None:
@@ -179,19 +180,17 @@ class PatchStoreWriter:
         self._shards[file.relative_to(self._folder).as_posix()] = FileEntry(len(shard), digest)
 
     def _wait_until_saved(self) -> None:
-        with self._mendable_errors():
+        with self._writing():
             self._saved.result()
 
     @contextmanager
-    def _mendable_errors(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         try:
-            yield
-        except OSError as cause:
+            with writing(self._path):
+                yield
+        except WriteError:
             shutil.rmtree(self._folder, ignore_errors=True)
-            raise StoreError(
-                f"{self._path}: cannot be written ({cause.strerror}); "
-                "see that the output folder has space and may be written, then run again"
-            ) from cause
+            raise
 
 
 def _check(

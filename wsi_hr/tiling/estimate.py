@@ -12,7 +12,7 @@ import numpy as np
 from wsi_hr.config import TileConfig
 from wsi_hr.exchange.coords_h5 import read_coords
 from wsi_hr.geometry import Int64Array
-from wsi_hr.runtime import scratch_folder
+from wsi_hr.scratch import scratch_folder
 from wsi_hr.slides.open import open_slide
 from wsi_hr.slides.source import Source
 from wsi_hr.store.arrays import write_small_array

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import StoreError, writing
 from wsi_hr.geometry import Int64Array
 from wsi_hr.tiling.blocks import Chunk
 
@@ -32,10 +32,8 @@ class LaterChunks:
         self._offsets = np.zeros(num_patches, np.int64)
         self._lengths = np.full(num_patches, _NO_CHUNK, np.int64)
         self._end = 0
-        try:
+        with writing(folder):
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as this
-        except OSError as cause:
-            raise self._unwritable(cause) from cause
 
     def __enter__(self) -> Self:
         return self
@@ -48,22 +46,21 @@ class LaterChunks:
         """Keep the chunks of ``patches``, each of which comes once.
 
         Raises:
-            StoreError: the disk does not take them.
+            WriteError: the disk does not take them.
         """
-        try:
+        with writing(self._folder):
             for patch, chunk in zip(patches.tolist(), chunks, strict=True):
                 if chunk is not None:
                     self._file.write(chunk)
                     self._offsets[patch], self._lengths[patch] = self._end, len(chunk)
                     self._end += len(chunk)
-        except OSError as cause:
-            raise self._unwritable(cause) from cause
 
     def in_order(self) -> Iterator[list[Chunk]]:
         """The chunks of all patches, from the first on, a shard's at a time.
 
         Raises:
-            StoreError: the disk did not take them all, or does not give them back.
+            WriteError: the disk did not take them all.
+            StoreError: it does not give them back.
         """
         self._flush()
         for first in range(0, len(self._lengths), _AT_A_TIME):
@@ -73,16 +70,15 @@ class LaterChunks:
         """The chunks of some patches; None also for those that did not come.
 
         Raises:
-            StoreError: the disk did not take them all, or does not give them back.
+            WriteError: the disk did not take them all.
+            StoreError: it does not give them back.
         """
         self._flush()
         return [self._get(patch) for patch in patches]
 
     def _flush(self) -> None:
-        try:
+        with writing(self._folder):
             self._file.flush()
-        except OSError as cause:
-            raise self._unwritable(cause) from cause
 
     def _get(self, patch: int) -> Chunk:
         length = int(self._lengths[patch])
@@ -100,10 +96,4 @@ class LaterChunks:
         return StoreError(
             f"{self._folder}: a temporary file there cannot be read back ({why}); "
             "see that the disk is sound, then run again"
-        )
-
-    def _unwritable(self, cause: OSError) -> StoreError:
-        return StoreError(
-            f"{self._folder}: cannot be written ({cause.strerror}); "
-            "see that it has space and may be written, then run again"
         )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import writing
 from wsi_hr.geometry import Bounds, MaskCode, Mpp, QcSummary, TissueMask, UInt8Array
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import atomic_path, write_text_atomic
@@ -77,9 +75,9 @@ def write_review(folder: Path, slide_id: str, review: Review) -> None:
     """Write ``qc/<slide_id>.png`` and ``masks/<slide_id>.geojson`` into a folder of stores.
 
     Raises:
-        StoreError: the disk does not take it.
+        WriteError: the disk does not take it.
     """
-    with _mendable_errors(folder):
+    with writing(folder):
         _make_folders(folder)
         picture, outlines = (folder / name for name in _files(slide_id))
         with atomic_path(picture) as temporary:
@@ -99,9 +97,9 @@ def publish_review(written: Place, folder: Place, slide_id: str) -> None:
         slide_id: the slide.
 
     Raises:
-        StoreError: the disk does not take it.
+        WriteError: the disk does not take it.
     """
-    with _mendable_errors(folder):
+    with writing(folder):
         if isinstance(folder, Path):
             _make_folders(folder)
         for name in _files(slide_id):
@@ -136,17 +134,6 @@ def _left_alone(outlines: Place) -> bool:
         outlines,
     )
     return True
-
-
-@contextmanager
-def _mendable_errors(folder: Place) -> Iterator[None]:
-    try:
-        yield
-    except OSError as cause:
-        raise StoreError(
-            f"{folder}: cannot be written ({cause.strerror}); see that the output folder has space "
-            "and may be written, then run again"
-        ) from cause
 
 
 def draw_mask(rgb: UInt8Array, mask: TissueMask) -> UInt8Array:

@@ -19,7 +19,7 @@ from tempfile import gettempdir
 import numpy as np
 
 from wsi_hr.config import TileConfig
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import writing
 from wsi_hr.geometry import Int64Array
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import fsync_file
@@ -179,7 +179,7 @@ def _laid_out(folder: Path, origin: Origin, survey: Survey) -> Begun:
     main = survey.scales[0]
     slide, info = main.slide, info_of(origin, survey, main)
     cut = [scale for scale in survey.scales if len(scale.grid)]
-    try:
+    with writing(folder):
         folder.mkdir(parents=True)
         write_root(folder, info, survey.mask, thumbnail_of(slide, survey.overview))
         for scale in cut:
@@ -187,8 +187,6 @@ def _laid_out(folder: Path, origin: Origin, survey: Survey) -> Begun:
         files = {name: entry_of(folder / name) for name in files_below(folder)}
         for name in files:
             fsync_file(folder / name)
-    except OSError as cause:
-        raise _unwritable(folder, cause) from cause
     review = draw_review(slide.slide_id, survey.overview, survey.mask, slide.bounds)
     write_review(folder / PARTS, slide.slide_id, review)
     source = origin.source
@@ -236,7 +234,8 @@ def cut_span(
 
     Raises:
         SlideError: the slide cannot be opened, or changed since the store was laid out.
-        StoreError: the store is gone, or cannot be written.
+        StoreError: the store is gone.
+        WriteError: the store cannot be written.
     """
     source = Source.of(path)
     source.check_same(store.source_size, store.source_edges_sha256, store.source_mtimes_ns)
@@ -258,11 +257,9 @@ def cut_span(
         for parts in at_hand.enter_context(encoding_pass(together, 1, within)):
             for shelf, part in zip(shelves, parts, strict=True):
                 shelf.put(part.patches, part.chunks)
-        try:
+        with writing(store.folder):
             for shelf in shelves:
                 shelf.write(files, pieces, span)
-        except OSError as cause:
-            raise _unwritable(store.folder, cause) from cause
     source.check_unchanged()
     return Cut(
         files,
@@ -338,7 +335,8 @@ def join_parts(store: Unfinished, parts: Sequence[Part]) -> dict[str, FileEntry]
         The shards' files.
 
     Raises:
-        StoreError: a part is gone or damaged, or a shard cannot be written.
+        StoreError: a part is gone or damaged.
+        WriteError: a shard cannot be written.
     """
     of_shard: dict[tuple[float, int], list[Part]] = defaultdict(list)
     for part in parts:
@@ -356,10 +354,8 @@ def join_parts(store: Unfinished, parts: Sequence[Part]) -> dict[str, FileEntry]
                 if found is not None:
                     chunks[slot] = content[found[0] : found[0] + found[1]]
         name = _shard_file(layout, mpp, shard)
-        try:
+        with writing(store.folder):
             written[name] = put_file(store, name, build_shard(chunks, layout.num_slots))
-        except OSError as cause:
-            raise _unwritable(store.folder, cause) from cause
     return written
 
 
@@ -410,10 +406,3 @@ def _layout(store: Unfinished, mpp: float) -> PatchLayout:
 
 def _shard_file(layout: PatchLayout, mpp: float, shard: int) -> str:
     return f"{scale_name(mpp)}/patches/{layout.shard_name(shard)}"
-
-
-def _unwritable(folder: Place, cause: OSError) -> StoreError:
-    return StoreError(
-        f"{folder}: cannot be written ({cause.strerror}); "
-        "see that the output folder has space and may be written, then run again"
-    )

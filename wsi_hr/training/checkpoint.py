@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from wsi_hr.errors import CheckpointError
@@ -42,19 +42,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically, with a SHA-256 over names, types, shapes, bytes and facts.
 
     Raises:
-        CheckpointError: it cannot be written, e.g. because the disk is full; the old one stays.
+        WriteError: it cannot be written, e.g. because the disk is full; the old one stays.
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
     meta = json.dumps(checkpoint.meta, sort_keys=True)
     # one key only: safetensors writes several in random order, and equal runs give equal bytes
     facts = json.dumps({"meta": meta, "sha256": _digest(tensors, meta)})
+    # not by the library's save_file: it writes under a name, and with a mode, of its own
     with atomic_path(path) as tmp:
-        try:
-            save_file(tensors, tmp, {_OURS: facts})
-        except SafetensorError as cause:
-            raise CheckpointError(
-                f"{path}: cannot be written ({cause}); make room, then start the same command again"
-            ) from cause
+        tmp.write_bytes(save(tensors, {_OURS: facts}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
