@@ -12,12 +12,13 @@ PYTHON ?= $(shell for name in python3 python3.12 python3.13 python3.11 python3.1
 
 UV_PYTHON := $(if $(PYTHON),"$$(command -v $(PYTHON))",3.12) # uv fetches one where there is none
 
-.PHONY: help demo test lint types lock clean
+.PHONY: help demo test faults lint types lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    make slides, tile, train, predict and measure; results in demo/'
 	@echo 'make test    run the tests'
+	@echo 'make faults  try every row of docs/faults.md'
 	@echo 'make lint    check style and format'
 	@echo 'make types   check types'
 	@echo 'make lock    pin the newest versions pyproject.toml allows (needs uv)'
@@ -28,6 +29,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not docker'
+
+faults: $(STAMP)
+	$(BIN)/python -m benchmarks.fault_table
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

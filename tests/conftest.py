@@ -33,6 +33,12 @@ def _beside_the_checkout(name: str) -> Path:
     return folder
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let a test's report (``--junitxml``) name the rows of docs/faults.md that it proves."""
+    rows = [row for mark in item.iter_markers("fault") for row in mark.args]
+    item.user_properties += [("fault", row) for row in rows]
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real slides, fields and tiles, where the workplace has them."""

@@ -30,6 +30,13 @@ _ALIENS = (
 )
 
 
+def unreadable(path: Path, cause: OSError) -> SlideError:
+    """What to say of a file that the system does not give."""
+    if isinstance(cause, PermissionError):
+        return SlideError(f"{path}: may not be read; change its permissions")
+    return SlideError(f"{path}: cannot be read ({cause.strerror}); check the disk")
+
+
 def check_content(path: Path) -> bytes:
     """Make sure that ``path`` is a file which might be a slide.
 
@@ -51,10 +58,8 @@ def check_content(path: Path) -> bytes:
     except FileNotFoundError as cause:
         where = "a link to a file that is gone" if path.is_symlink() else "no such file"
         raise SlideError(f"{path}: {where}; check the path") from cause
-    except PermissionError as cause:
-        raise SlideError(f"{path}: may not be read; change its permissions") from cause
     except OSError as cause:
-        raise SlideError(f"{path}: cannot be read ({cause.strerror}); check the disk") from cause
+        raise unreadable(path, cause) from cause
     if not head:
         raise SlideError(f"{path}: the file is empty; copy it again from its source")
     if path.suffix.lower() == ".mrxs":

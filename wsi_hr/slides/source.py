@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from wsi_hr.errors import SlideError
 from wsi_hr.runtime import sha256_file
+from wsi_hr.slides.content import unreadable
 from wsi_hr.slides.dicom_series import DICOM_SUFFIXES, series_members
 
 _EDGE_BYTES = 1 << 16
@@ -52,7 +53,7 @@ class Source:
             files = (path, *_companions(path))
             return cls(files, tuple(stamp_of(file) for file in files))
         except OSError as cause:
-            raise SlideError(f"{path}: cannot be read ({cause.strerror})") from cause
+            raise unreadable(path, cause) from cause
 
     def sha256(self) -> str:
         """SHA-256 of the slide's bytes; of the files' names and hashes where they are several.
@@ -65,7 +66,7 @@ class Source:
                 return sha256_file(self.files[0])
             return self._combined([sha256_file(file) for file in self.files])
         except OSError as cause:
-            raise SlideError(f"{self.files[0]}: cannot be read ({cause.strerror})") from cause
+            raise unreadable(self.files[0], cause) from cause
 
     def edges_sha256(self) -> str:
         """SHA-256 of the sizes and of the first and last 64 KiB of the files: cheap at any size.
@@ -76,7 +77,7 @@ class Source:
         try:
             return self._combined([_edges(file) for file in self.files])
         except OSError as cause:
-            raise SlideError(f"{self.files[0]}: cannot be read ({cause.strerror})") from cause
+            raise unreadable(self.files[0], cause) from cause
 
     def check_unchanged(self) -> None:
         """Make sure that what was read came from these files.
