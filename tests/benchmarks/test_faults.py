@@ -93,6 +93,7 @@ def test_sixty_damaged_slides(tmp_path):
     assert {"failed", "done, equal", "done, other pixels"} <= report.facts["states"].keys()
 
 
+@pytest.mark.fault("A1a")
 @pytest.mark.slow
 def test_a_few_kills(tmp_path):
     report = kills(tmp_path, count=4, seed=1, slides=4)
@@ -100,6 +101,7 @@ def test_a_few_kills(tmp_path):
     assert report.facts["kills"] == 4
 
 
+@pytest.mark.fault("A8b", "A8c")
 @pytest.mark.slow
 def test_one_poisoned_slide_of_eight(tmp_path):
     report = poison(tmp_path, slides=8, seed=0, kinds=("segfault", "memory"))

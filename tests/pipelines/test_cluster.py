@@ -161,6 +161,7 @@ def long_slide(tmp_path_factory) -> Path:
     return write_slide(tmp_path_factory.mktemp("long") / "slides/long.svs", 0, tiles=600)
 
 
+@pytest.mark.fault("A8a")
 def test_a_killed_worker_and_a_poisonous_slide_cost_only_that_slide(tmp_path, start_cluster):
     """FAULTS A8: 40 slides, one of which kills what reads it, and a worker that is killed."""
     slides, store = tmp_path / "slides", tmp_path / "store"
@@ -190,7 +191,14 @@ def test_a_killed_worker_and_a_poisonous_slide_cost_only_that_slide(tmp_path, st
     assert tree(store) == tree(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.fault("A4b")),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.fault("A4a")),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.fault("A4c")),
+    ],
+)
 def test_a_run_that_is_stopped_stops_its_slides_on_the_workers(
     tmp_path, start_cluster, long_slide, how
 ):
@@ -214,6 +222,7 @@ def test_a_run_that_is_stopped_stops_its_slides_on_the_workers(
     assert not list(store.glob("*.zarr"))
 
 
+@pytest.mark.fault("A13")
 def test_a_slide_of_a_stopped_worker_is_done_by_another(
     tmp_path, monkeypatch, start_cluster, long_slide
 ):

@@ -130,6 +130,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.fault("A7a")
 def test_a_run_that_surely_does_not_fit_is_refused_before_it_fills_the_disk(tmp_path, small_disk):
     slide = write_slide(tmp_path / "slides/long.svs", 0, tiles=200)
     (small_disk / "somebody's").write_bytes(bytes(500_000))
@@ -143,6 +144,7 @@ def test_a_run_that_surely_does_not_fit_is_refused_before_it_fills_the_disk(tmp_
     assert plan.store_bytes > 2 * plan.free_bytes
 
 
+@pytest.mark.fault("A7b")
 def test_a_full_disk_costs_the_slides_that_find_no_room_and_nothing_else(
     tmp_path, small_disk, caplog
 ):

@@ -203,6 +203,7 @@ def test_wrong_requests_are_one_sentence_and_2(cli, store, tmp_path):
         assert "another run works here" in cli("export", store, "-o", out, "--format", "png").err
 
 
+@pytest.mark.fault("A3b")
 def test_an_interrupted_export_goes_on(start, store, tmp_path, tree):
     out = tmp_path / "out"
     first = start("export", store, "-o", tmp_path / "whole", "--format", "png")

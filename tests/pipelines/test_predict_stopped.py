@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from pipelines.lock import LOCK_FILE
 from pipelines.predict import HEATMAPS
 
@@ -13,6 +15,7 @@ from .processes import descendants
 from .test_predict import mtimes
 
 
+@pytest.mark.fault("A3a")
 def test_killed_again_and_again_it_ends_with_the_same_files(
     start, run, store, predicted, tmp_path, tree
 ):
@@ -41,6 +44,7 @@ def wait_for_heatmaps(out: Path, number: int) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.fault("A4a")
 def test_sigterm_says_interrupted_and_leaves_no_lock(start, run, store, tmp_path):
     out = tmp_path / "out"
     process = start("predict", run, store, "-o", out, "--device", "cpu")
@@ -52,6 +56,7 @@ def test_sigterm_says_interrupted_and_leaves_no_lock(start, run, store, tmp_path
     assert not (out / LOCK_FILE).exists()
 
 
+@pytest.mark.fault("A4a")
 def test_sigterm_while_slides_are_tiled_leaves_no_process(start, run, cohort, tmp_path):
     store = tmp_path / "out/store"
     process = start("predict", run, cohort / "slides", "-o", tmp_path / "out", "--workers", 1)

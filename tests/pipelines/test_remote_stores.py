@@ -230,6 +230,7 @@ tile_stage([Path(sys.argv[1])], place(sys.argv[2]), TileConfig(patch_size=128, m
 """
 
 
+@pytest.mark.fault("A1c")
 @pytest.mark.parametrize("uploads", ["all but the manifest", "one store and a half"])
 def test_a_kill_while_uploading_leaves_no_half_store(
     slides, local, bucket, tmp_path, monkeypatch, uploads

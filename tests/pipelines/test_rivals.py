@@ -92,6 +92,7 @@ def test_the_second_scale_is_the_coarser_one(two_scales, labels, tmp_path) -> No
             train_stage(two_scales, labels, tmp_path / "run", config, None, mpp=mpp)
 
 
+@pytest.mark.fault("A2a")
 def test_features_survive_a_kill_and_change_nothing(
     two_scales, labels, tmp_path, start, cli
 ) -> None:

@@ -264,6 +264,7 @@ def test_something_else_where_a_store_belongs_is_left_alone(tmp_path):
     assert precious.is_dir()
 
 
+@pytest.mark.fault("A8d")
 def test_a_slide_that_takes_too_long_is_stopped_and_the_others_come_out(tmp_path):
     write_slide(tmp_path / "s/a.svs", 0)
     quick = CONFIG.model_copy(update={"deadline_s": 0.001})

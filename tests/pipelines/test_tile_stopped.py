@@ -42,6 +42,7 @@ def test_a_second_run_is_told_who_holds_the_folder(tmp_path):
         pass
 
 
+@pytest.mark.fault("A12a")
 def test_a_second_run_of_another_process_is_refused_by_name(tmp_path):
     """FAULTS A12."""
     slide, store = write_slide(tmp_path / "s/long.svs", 0, tiles=400), tmp_path / "store"
@@ -57,7 +58,13 @@ def test_a_second_run_of_another_process_is_refused_by_name(tmp_path):
     assert row["status"] == "done"
 
 
-@pytest.mark.parametrize("content", ["", "host elsewhere, pid 1\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("", marks=pytest.mark.fault("A12c")),
+        pytest.param("host elsewhere, pid 1\n", marks=pytest.mark.fault("A12b")),
+    ],
+)
 def test_a_lock_left_by_a_killed_run_is_taken_over(tmp_path, content):
     (tmp_path / LOCK_FILE).write_text(content)
     with run_lock(tmp_path):
@@ -101,7 +108,14 @@ def undisturbed(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     return folder / "slides", tree(folder / "store")
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGKILL, marks=pytest.mark.fault("A1a", "A4c")),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.fault("A4a")),
+        pytest.param(signal.SIGINT, marks=pytest.mark.fault("A4b")),
+    ],
+)
 def test_a_run_that_was_stopped_goes_on_to_the_same_stores(tmp_path, undisturbed, how):
     slides, expected = undisturbed
     store = tmp_path / "store"

@@ -221,6 +221,7 @@ def test_pixels_that_change_under_training_stop_it_and_cost_nothing(
     assert files(tmp_path / "run") == files(run)
 
 
+@pytest.mark.fault("A11a", "A11b")
 def test_a_finished_run_only_reports(own_run, store, labels, settings):
     record = json.loads((own_run / "run.json").read_text())
     before = files(own_run)
@@ -321,6 +322,7 @@ def test_checkpoints_that_are_damaged_or_alone(own_run, store, labels, settings)
     assert files(own_run, (BEST, LAST)) == {BEST: best, LAST: last}
 
 
+@pytest.mark.fault("A12a")
 def test_the_second_run_is_told_who_holds_the_folder(store, labels, settings, tmp_path):
     with run_lock(tmp_path / "run"), pytest.raises(StoreError) as caught:
         train_stage(store, labels, tmp_path / "run", settings(), None)

@@ -45,6 +45,7 @@ def wait_for_epoch(run: Path, number: int) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.fault("A2a")
 def test_killed_again_and_again_it_ends_with_the_same_bits(start, command, undisturbed, tmp_path):
     run = tmp_path / "run"
     moments = random.Random(0)
@@ -63,7 +64,13 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(start, command, undis
     ), "no strays"
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.fault("A4b")),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.fault("A4a")),
+    ],
+)
 def test_interrupted_it_says_so_and_can_go_on(
     start, command, undisturbed, store, labels, settings, tmp_path, how
 ):

@@ -223,6 +223,7 @@ def test_a_lost_server_is_replaced(work):
     server.stop()  # closes what is ours of it
 
 
+@pytest.mark.fault("A4c")
 def test_the_server_s_death_takes_the_children_along(work, tmp_path):
     outcome: list[str] = []
 
@@ -243,6 +244,7 @@ def test_the_server_s_death_takes_the_children_along(work, tmp_path):
     server.stop()
 
 
+@pytest.mark.fault("A4c")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_caller_s_death_leaves_no_orphan(tmp_path, number):
     """Neither the child, which sleeps for ten minutes, nor the process that forked it."""

@@ -195,6 +195,7 @@ def test_damage_after_opening_is_an_error_and_never_black(copy: Path) -> None:
         shards[0].write_bytes(sound)
 
 
+@pytest.mark.fault("E14")
 def test_a_bomb_under_a_valid_checksum_is_refused(copy: Path, store_maker: Maker) -> None:
     shard = copy / "scale_0.5" / "patches" / "c.0.0.0.0"
     content = bytearray(shard.read_bytes())

@@ -169,6 +169,7 @@ VARIANTS = {
 }  # fmt: skip
 
 
+@pytest.mark.fault("A2b")
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("steps", [1, 7])
 def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, name: str, steps: int) -> None:
@@ -284,6 +285,7 @@ def test_a_finished_run_trains_no_more(tmp_path) -> None:
     assert (tmp_path / LAST).read_bytes() == before
 
 
+@pytest.mark.fault("D9")
 def test_an_exploding_loss_stops_and_keeps_the_last_good_weights(tmp_path) -> None:
     cfg = config(epochs=3)
     fit(method_for(cfg), data(), cfg, tmp_path, {})
