@@ -31,7 +31,7 @@ FOUNDATION = (
     "living",
     "remote",
     "geometry",
-    "jpeg_header",
+    "jpeg_segments",
     "machine",
     "pixel_memory",
     "slide_prediction",

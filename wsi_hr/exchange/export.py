@@ -51,17 +51,24 @@ class ToFile:
 
 @dataclass(frozen=True)
 class ToFolder:
-    """An export of a folder named after the slide, and who fills it."""
+    """An export of a folder named after the slide, and who fills it.
+
+    Attributes:
+        write: fills the folder.
+        revision: goes up when it fills it with something else; what an earlier one left is made
+            again.
+    """
 
     write: FolderWriter
+    revision: int = 1
 
 
 FORMATS: dict[str, ToFile | ToFolder] = {
     "clam": ToFile(clam_place, write_clam),
     "trident": ToFile(trident_place, write_trident),
-    "webdataset": ToFolder(write_webdataset),
+    "webdataset": ToFolder(write_webdataset, revision=2),  # 1 copied what JPEG holds beside pixels
     "png": ToFolder(partial(write_folder, kind="png")),
-    "jpeg": ToFolder(partial(write_folder, kind="jpg")),
+    "jpeg": ToFolder(partial(write_folder, kind="jpg"), revision=2),  # as above
 }
 
 
@@ -110,6 +117,8 @@ def export_store(store: PatchStore, out: Path, form: str) -> Exported:
         "mpp": store.info.tile.mpp,
         "store_sha256": sha256_file(store.path / MANIFEST_NAME),  # it has those of all files
     }
+    if isinstance(target, ToFolder) and target.revision > 1:
+        note["revision"] = target.revision
     found = _note_of(place)
     if found is None and os.path.lexists(place):
         raise StoreError(

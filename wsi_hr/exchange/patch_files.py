@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +14,13 @@ import numpy as np
 from PIL import Image
 
 from wsi_hr.geometry import Int64Array, UInt8Array
+from wsi_hr.jpeg_segments import bare_jpeg
 from wsi_hr.machine import num_usable_cores
 from wsi_hr.store.jpeg import encode_jpeg, subsampling_for
 from wsi_hr.store.patch_store import PatchStore
 from wsi_hr.store.thread_pool import LazyThreadPool
+
+logger = logging.getLogger(__name__)
 
 PictureKind = Literal["jpg", "png"]
 
@@ -49,8 +53,9 @@ def stored_kind(store: PatchStore) -> PictureKind:
 def patch_files(store: PatchStore, kind: PictureKind) -> Iterator[PatchFile]:
     """The readable patches in store order.
 
-    JPEG that lies in the store is handed out byte for byte, never decoded and encoded again;
-    pixels become JPEG of the quality ``tile.jpeg_quality``.
+    JPEG that lies in the store is handed out without what is no picture, which stores of earlier
+    versions may hold, and is never decoded and encoded again, unless it is too damaged to be
+    followed; that is logged. Pixels become JPEG of the quality ``tile.jpeg_quality``.
 
     Raises:
         StoreError: a patch is damaged.
@@ -87,11 +92,21 @@ def write_folder(store: PatchStore, folder: Path, kind: PictureKind) -> None:
 
 
 def _pictures(store: PatchStore, indices: Int64Array, kind: PictureKind) -> Iterator[bytes]:
-    if kind == "jpg" and store.holds_jpeg:
-        return (store.read_jpeg(indices[k : k + 1]).streams[0] for k in range(len(indices)))
     quality = store.info.tile.jpeg_quality
+    if kind == "jpg" and store.holds_jpeg:
+        return (_bare(store, indices[k : k + 1], quality) for k in range(len(indices)))
     encode = _as_png if kind == "png" else partial(_as_jpeg, quality=quality)
     return _encoders.get().map(encode, store.read(indices))
+
+
+def _bare(store: PatchStore, index: Int64Array, quality: int) -> bytes:
+    """The stream of one patch i64[1]."""
+    (stream,) = store.read_jpeg(index).streams
+    try:
+        return bare_jpeg(stream)
+    except ValueError as cause:
+        logger.warning("%s: patch %d is encoded anew: %s", store.path, index[0], cause)
+        return _as_jpeg(store.read(index)[0], quality)
 
 
 def _as_jpeg(pixels: UInt8Array, quality: int) -> bytes:

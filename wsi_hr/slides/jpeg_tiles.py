@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import tifffile
 
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import Bounds, Int64Array, Size, UInt8Array
-from wsi_hr.jpeg_header import jpeg_header
+from wsi_hr.jpeg_segments import bare_jpeg, embedded_profile, jpeg_header
 from wsi_hr.pixel_memory import empty_pixels
 
 _JPEG = 7
@@ -39,6 +40,7 @@ class JpegTiles:
         tile_size: px of a tile; those at the right and bottom border reach beyond the level.
         grid_size: tiles across and down.
         byte_counts: i64[down, across] bytes of every tile as it lies in the file.
+        prefix: what a tile's stream has in place of the tile's own start of image.
     """
 
     def __init__(self, path: Path, page: tifffile.TiffPage) -> None:
@@ -60,7 +62,8 @@ class JpegTiles:
             raise SlideError(f"{path}: its table of tiles holds something else than whole numbers")
         self._offsets, self._counts = page.dataoffsets, page.databytecounts
         self.byte_counts: Int64Array = np.array(page.databytecounts, np.int64).reshape(down, across)
-        self._prefix = _prefix(page)
+        self._tables = b"" if page.jpegtables is None else bytes(page.jpegtables)
+        self.prefix = _prefix(page, self._tables)
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as cause:
@@ -86,15 +89,67 @@ class JpegTiles:
         Raises:
             SlideError: the file has no such bytes, or they do not begin as a JPEG does.
         """
+        offset, count = self._place(col, row)
+        data = os.pread(self._fd, count, offset)
+        if len(data) < count or not data.startswith(_SOI):
+            raise SlideError(f"{self.path}: tile ({col}, {row}) is no JPEG")
+        return b"".join((self.prefix, memoryview(data)[len(_SOI) :]))
+
+    def read_into(self, places: Sequence[Sequence[int]], out: memoryview) -> list[int]:
+        """Read tiles (col, row) as they lie in the file, without :attr:`prefix`, end to end.
+
+        What lies side by side in the file is read at once.
+
+        Returns:
+            Where each ends in ``out``.
+
+        Raises:
+            SlideError: the file has no such bytes, or ``out`` is too short for them.
+        """
+        stops: list[int] = []
+        stop = 0
+        runs: list[tuple[int, int]] = []  # where each begins, in the file and in ``out``
+        end_in_file = -1
+        for col, row in places:
+            offset, count = self._place(col, row)
+            if offset != end_in_file:
+                runs.append((offset, stop))
+            stop += count
+            end_in_file = offset + count
+            stops.append(stop)
+        if stop > len(out):
+            raise SlideError(f"{self.path}: {len(stops)} tiles need more than {len(out)} bytes")
+        ends = [start for _, start in runs[1:]] + [stop]
+        for (offset, start), end in zip(runs, ends, strict=True):
+            if os.preadv(self._fd, (out[start:end],), offset) < end - start:
+                raise SlideError(f"{self.path}: the file became shorter while it was read")
+        return stops
+
+    def _place(self, col: int, row: int) -> tuple[int, int]:
+        """Offset and length of a tile in the file, bytes."""
         place = row * self.grid_size.w + col
         offset, count = self._offsets[place], self._counts[place]
         # Asked before reading: a damaged count may claim more bytes than there is memory.
         if offset <= 0 or count <= len(_SOI) or offset + count > self._file_bytes:
             raise SlideError(f"{self.path}: the file has no bytes for tile ({col}, {row})")
-        data = os.pread(self._fd, count, offset)
-        if len(data) < count or not data.startswith(_SOI):
-            raise SlideError(f"{self.path}: tile ({col}, {row}) is no JPEG")
-        return b"".join((self._prefix, memoryview(data)[len(_SOI) :]))
+        return offset, count
+
+    def embedded_profile(self) -> bytes | None:
+        """The ICC profile that tiles hold: that of their tables, or else of the first tile.
+
+        None where they have none, or the first tile is damaged.
+        """
+        of_tables = embedded_profile(self._tables)
+        if of_tables is not None:
+            return of_tables
+        present = self.byte_counts.ravel().nonzero()[0]
+        if not len(present):
+            return None
+        row, col = divmod(int(present[0]), self.grid_size.w)
+        try:
+            return embedded_profile(self.stream(col, row))
+        except SlideError:
+            return None
 
     def decode_into(
         self, stream: bytes, out: UInt8Array, decode_scale: int, *, smooth_chroma: bool = True
@@ -180,13 +235,17 @@ def has_jpeg_tiles(page: tifffile.TiffPage) -> bool:
     )
 
 
-def _prefix(page: tifffile.TiffPage) -> bytes:
+def _prefix(page: tifffile.TiffPage, tables: bytes) -> bytes:
     """What goes in front of a tile, in place of its own start marker."""
     colour = _APP14_RGB if page.photometric == _RGB else b""
-    tables = page.jpegtables
-    if tables is None:
+    if not tables:
         return _SOI + colour
-    tables = bytes(tables)
-    if not (tables.startswith(_SOI) and tables.rstrip(b"\0").endswith(_EOI)):
-        raise SlideError(f"{page.parent.filename}: its JPEG tables are damaged")
-    return _SOI + colour + tables.rstrip(b"\0")[len(_SOI) : -len(_EOI)]
+    try:
+        bare = bare_jpeg(tables)
+    except ValueError as cause:
+        raise SlideError(
+            f"{page.parent.filename}: its JPEG tables are damaged ({cause})"
+        ) from cause
+    if not bare.endswith(_EOI):
+        raise SlideError(f"{page.parent.filename}: its JPEG tables have no end")
+    return _SOI + colour + bare[len(_SOI) : -len(_EOI)]

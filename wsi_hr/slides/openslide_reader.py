@@ -18,7 +18,7 @@ from wsi_hr.slides.compositing import on_white
 from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.slides.levels import downsamples_of, nearest, read_clipped, to_level
 from wsi_hr.slides.mpp import MppClaim, judge_mpp, parse_number, resolution, stated
-from wsi_hr.slides.slide import Slide
+from wsi_hr.slides.slide import Slide, profile_of_tiles
 from wsi_hr.slides.thumbnail import draw_thumbnail
 from wsi_hr.slides.tiff import jpeg_tiles_of_sizes
 from wsi_hr.slides.tiff_page import why_too_large, why_too_long
@@ -84,7 +84,7 @@ class OpenSlideReader(Slide):
             _tile_size(known, level) for level in range(len(self.level_dimensions))
         )
         self.associated_images = tuple(sorted(handle.associated_images))
-        self.icc_profile = _icc_profile(handle)
+        self._icc_profile = _icc_profile(handle)
         self.bounds = _bounds(properties, self.level_dimensions[0])
         self.objective_power = _objective_power(properties)
         claims = _claims(properties, self.vendor)
@@ -95,6 +95,11 @@ class OpenSlideReader(Slide):
         ]
         for reason in filter(None, reasons):
             raise SlideError(f"{path}: {reason}")
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        """See :class:`Slide`."""
+        return self._icc_profile or profile_of_tiles(self)
 
     def read_region(self, xy0: Point, level: int, size: Size) -> tuple[UInt8Array, BoolArray]:
         """See :class:`Slide`."""

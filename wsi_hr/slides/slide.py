@@ -29,7 +29,6 @@ class Slide(Protocol):
         bounds: the scanned rectangle, level-0 px; the whole slide where none is told.
         associated_images: names of pictures beside the slide; their pixels are never read, for
             a label shows a name.
-        icc_profile: what the slide's RGB means, as an ICC profile; None where it does not say.
     """
 
     path: Path
@@ -44,7 +43,14 @@ class Slide(Protocol):
     level_tile_sizes: tuple[Size | None, ...]
     bounds: Bounds
     associated_images: tuple[str, ...]
-    icc_profile: bytes | None
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        """What the slide's RGB means, as an ICC profile; None where it does not say.
+
+        That of the file; where it has none, that which its JPEG tiles hold.
+        """
+        ...
 
     def read_region(self, xy0: Point, level: int, size: Size) -> tuple[UInt8Array, BoolArray]:
         """Read a rectangle of one level; parts of it may lie outside the slide.
@@ -93,3 +99,9 @@ class Slide(Protocol):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def profile_of_tiles(slide: Slide) -> bytes | None:
+    """The ICC profile that the JPEG tiles of level 0 hold; None where there is none."""
+    tiles = slide.jpeg_tiles(0)
+    return None if tiles is None else tiles.embedded_profile()

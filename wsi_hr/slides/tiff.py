@@ -19,7 +19,7 @@ from wsi_hr.slides.jpeg_tiles import JpegTiles, has_jpeg_tiles
 from wsi_hr.slides.levels import downsamples_of, explains, read_clipped, to_level
 from wsi_hr.slides.mpp import MppClaim, judge_mpp, parse_number, resolution, stated
 from wsi_hr.slides.ome import OmeFacts, is_ome, read_ome, refuse_declarations
-from wsi_hr.slides.slide import Slide
+from wsi_hr.slides.slide import Slide, profile_of_tiles
 from wsi_hr.slides.thumbnail import draw_thumbnail
 from wsi_hr.slides.tiff_page import SegmentCache, TiffPageReader, why_refused, why_too_large
 
@@ -63,9 +63,14 @@ class TiffReader(Slide):
         self.level_downsamples = downsamples_of(self.level_dimensions)
         self.level_tile_sizes = tuple(level.tile_size for level in self._levels)
         self.bounds = Bounds(0, 0, *self.level_dimensions[0])
-        self.icc_profile = _icc_profile(base)
+        self._icc_profile = _icc_profile(base)
         claims, self.objective_power = _claims(base, ome)
         self.mpp, self.mpp_problem = judge_mpp(claims, self.objective_power)
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        """See :class:`Slide`."""
+        return self._icc_profile or profile_of_tiles(self)
 
     def read_region(self, xy0: Point, level: int, size: Size) -> tuple[UInt8Array, BoolArray]:
         """See :class:`Slide`."""

@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 
 from wsi_hr.geometry import Size, UInt8Array
-from wsi_hr.jpeg_header import jpeg_header
+from wsi_hr.jpeg_segments import jpeg_header
 
 Subsampling = Literal["444", "422", "420"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from wsi_hr.tiling.recent_tiles import Decoding, RecentTiles, SharingPatches
 from wsi_hr.tiling.review import summarise
 from wsi_hr.tiling.tile_pixels import TilePatches
 from wsi_hr.tiling.tissue import segment
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -189,9 +192,22 @@ def survey_slide(
     if any(len(scale.grid) for scale in scales):
         colour = colour_transform(slide, mask, config)
         scales = [replace(scale, recolour=colour.transform) for scale in scales]
+    _tell_of_profile(scales)
     assert slide.mpp is not None, "a slide without mpp cannot be planned"
     qc = summarise(mask, slide.mpp, left_out)
     return Survey(overview, mask, mask_digest, qc, tuple(scales), colour)
+
+
+def _tell_of_profile(scales: list[Scale]) -> None:
+    """Say that patches which are copied do not get the ICC profile that their tiles hold."""
+    for scale in scales:
+        if scale.mode == "passthrough" and scale.tiles and scale.tiles.embedded_profile():
+            logger.warning(
+                "%s: its tiles hold an ICC profile, which patches do not get; "
+                "--set tile.icc=srgb turns their colours into sRGB by it",
+                scale.slide.path,
+            )
+            return
 
 
 def _mask(
