@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
+from wsi_hr.file_names import file_in
 from wsi_hr.remote import Place
 from wsi_hr.runtime import atomic_path
 from wsi_hr.tiling.mask_files import MASK_COLORS
-from wsi_hr.tiling.review import PICTURE_PX, PICTURES
+from wsi_hr.tiling.review import PICTURE_PX, picture_of
 
 SHEET = "contact_sheet.png"
 Color = tuple[int, int, int]
@@ -45,7 +46,7 @@ def write_contact_sheets(store: Place, rows: Sequence[Mapping[str, str]]) -> lis
     for row in rows:
         # what is there of others, if anything, is of an earlier run
         drawn = row["status"] in ("done", "no_tissue")
-        picture = store / PICTURES / f"{row['slide_id']}.png" if drawn else None
+        picture = picture_of(store, row["slide_id"]) if drawn else None
         entries.append(Entry(picture, _caption(row), bad=row["status"] != "done"))
     legend = {code.name.lower(): color for code, color in MASK_COLORS.items()}
     return write_sheets(store, entries, legend)
@@ -68,7 +69,9 @@ def write_sheets(
     sheets: list[Place] = []
     for first in range(0, len(entries), per_sheet):
         number = first // per_sheet + 1
-        path = folder / SHEET if number == 1 else folder / f"contact_sheet_{number}.png"
+        path = folder / SHEET
+        if number > 1:
+            path = file_in(folder, f"contact_sheet_{number}", ".png", of="contact sheet")
         with atomic_path(path) as temporary:
             _draw(entries[first : first + per_sheet], legend).save(temporary, format="PNG")
         sheets.append(path)

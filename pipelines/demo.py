@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from pipelines.predict import HEATMAPS, predict_stage
+from pipelines.predict import heatmap_of, predict_stage
 from pipelines.sentences import say
 from pipelines.settings import resolve
 from pipelines.tile import tile_stage
 from pipelines.train import LabelsSource, train_stage
 from wsi_hr.errors import ConfigError, WsiHrError
+from wsi_hr.file_names import file_in
 from wsi_hr.machine import num_usable_cores
 from wsi_hr.runtime import write_text_atomic
 from wsi_hr.slide_prediction import SlidePrediction
@@ -77,8 +78,15 @@ def run_demo(
         raise ConfigError(f"--method {method}: the demo knows {' and '.join(RECIPES)}")
     out.mkdir(parents=True, exist_ok=True)
     config = resolve(RECIPES[method], {"seed": seed}, assignments)
-    cohort, store = out / f"cohort-{seed}", out / f"store-{seed}"
-    run, results = out / f"run-{seed}-{method}", out / f"predictions-{seed}-{method}"
+    cohort, store, run, results = (
+        file_in(out, name, of="folder of the demo")
+        for name in (
+            f"cohort-{seed}",
+            f"store-{seed}",
+            f"run-{seed}-{method}",
+            f"predictions-{seed}-{method}",
+        )
+    )
     seconds: dict[str, float] = {}
     clock = _Clock(seconds, console)
 
@@ -117,7 +125,7 @@ def run_demo(
         auc_ci=(report.metrics["auc_low"], report.metrics["auc_high"]),
         pointing=float(np.mean(hits)),
         seconds=seconds,
-        pictures=tuple(results / HEATMAPS / f"{slide_id}.png" for slide_id in done),
+        pictures=tuple(heatmap_of(results, slide_id) for slide_id in done),
     )
     summary = {
         "auc": demo.auc,

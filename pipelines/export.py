@@ -14,7 +14,7 @@ from pipelines.scales import cut_at, require_scale, too_little_tissue
 from pipelines.status import printable
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.table import write_table
-from wsi_hr.errors import ConfigError, StoreError
+from wsi_hr.errors import ConfigError, FileNameError, StoreError
 from wsi_hr.exchange.export import FORMATS, export_store
 from wsi_hr.remote import Place
 from wsi_hr.store.patch_store import STORE_SUFFIX
@@ -91,7 +91,7 @@ def _export_one(
         if not cut_at(store, mpp):
             return {**row, "status": "skipped", "reason": too_little_tissue(mpp)}
         exported = export_store(store, out, form)
-    except StoreError as error:
+    except (StoreError, FileNameError) as error:
         return {**row, "reason": str(error)}
     lost = len(store) - exported.num_patches
     return {

@@ -20,6 +20,7 @@ from pipelines.record import RunRecord
 from pipelines.run_folder import SIDES, SPLITS, read_splits
 from wsi_hr.bags.bag_set import BagSet
 from wsi_hr.errors import ConfigError, LabelError, TrainingError, WriteError, WsiHrError
+from wsi_hr.file_names import file_in, name_problem, own_folder, require_own
 from wsi_hr.machine import num_usable_cores
 from wsi_hr.prediction.class_map import draw_class_map
 from wsi_hr.prediction.exports.tables import (
@@ -129,8 +130,9 @@ def _predict(
     console: Console | None,
     on_prediction: Callable[[SlidePrediction], object] | None,
 ) -> list[PredictionRow]:
-    for folder in (HEATMAPS, PATCHES, *([CLASS_MAPS] if run.config.dense.classes else [])):
-        (out / folder).mkdir(exist_ok=True)
+    own_folder(out, HEATMAPS)
+    own_folder(out, PATCHES)
+    (own_folder if run.config.dense.classes else require_own)(out, CLASS_MAPS)
     rows = list(source.others)
     for row in rows:
         _discard(out, row.slide_id)
@@ -187,8 +189,8 @@ def _predict_slide(
     bag, store = bags.open(slide_id), bags.store(slide_id)
     require_same_tiling(run.config.tile, store.info.tile, store.path)
     key = result_key(run, store, max_px)
-    scores, heatmap = out / PATCHES / f"{slide_id}.csv", out / HEATMAPS / f"{slide_id}.png"
-    class_map = out / CLASS_MAPS / f"{slide_id}.png" if run.config.dense.classes else None
+    scores, heatmap = _scores_of(out, slide_id), heatmap_of(out, slide_id)
+    class_map = _class_map_of(out, slide_id) if run.config.dense.classes else None
     others = [path for path in (scores, class_map) if path is not None]
     if on_prediction is None:
         kept = finished_row(slide_id, heatmap, others, key, run.classes)
@@ -224,9 +226,23 @@ def _predict_slide(
 
 def _discard(out: Path, slide_id: str) -> None:
     """Remove what an earlier call said of a slide that now has no prediction."""
-    (out / HEATMAPS / f"{slide_id}.png").unlink(missing_ok=True)
-    (out / CLASS_MAPS / f"{slide_id}.png").unlink(missing_ok=True)
-    (out / PATCHES / f"{slide_id}.csv").unlink(missing_ok=True)
+    if name_problem(slide_id, ".png") is not None:
+        return  # nothing of ours has such a name
+    for place_of in (heatmap_of, _class_map_of, _scores_of):
+        place_of(out, slide_id).unlink(missing_ok=True)
+
+
+def heatmap_of(out: Path, slide_id: str) -> Path:
+    """The heatmap of a slide in a folder of predictions."""
+    return file_in(out / HEATMAPS, slide_id, ".png", of="slide id")
+
+
+def _class_map_of(out: Path, slide_id: str) -> Path:
+    return file_in(out / CLASS_MAPS, slide_id, ".png", of="slide id")
+
+
+def _scores_of(out: Path, slide_id: str) -> Path:
+    return file_in(out / PATCHES, slide_id, ".csv", of="slide id")
 
 
 def _held_out_metrics(

@@ -13,7 +13,8 @@ from pipelines.sentences import say
 from pipelines.tile import STATUS_FILE, tile_stage
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.table import read_table
-from wsi_hr.errors import ConfigError, StoreError
+from wsi_hr.errors import ConfigError, FileNameError, LabelError, StoreError
+from wsi_hr.file_names import name_problem
 from wsi_hr.prediction.exports.tables import PredictionRow
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.store.patch_store import STORE_SUFFIX
@@ -94,10 +95,20 @@ def _whole_store(folder: Place, mpp: float) -> PatchesFrom:
     ids = tuple(stored_slides(folder))
     table = folder / STATUS_FILE
     status = {row["slide_id"]: row for row in read_table(table).rows} if table.is_file() else {}
+    problems = {slide_id: name_problem(slide_id, STORE_SUFFIX) for slide_id in status}
+    if problems and all(problems.values()):
+        slide_id, problem = next(iter(problems.items()))
+        raise LabelError(
+            f"{table}: slide id {slide_id!r} {problem}, and so do all others; this is no table of "
+            "wsi-hr tile, do not use this store"
+        )
     others = []
     for slide_id in status.keys() - set(ids):
         row = status[slide_id]
-        if row["status"] == "done":
+        if problems[slide_id]:
+            reason = f"{table}: slide id {problems[slide_id]}, so no slide is looked for"
+            others.append(PredictionRow(slide_id, "failed", reason))
+        elif row["status"] == "done":
             reason = f"its store is gone from {folder}; run wsi-hr tile again"
             others.append(PredictionRow(slide_id, "failed", reason))
         else:
@@ -145,7 +156,7 @@ def require_fit(run: TrainedRun, source: PatchesFrom) -> None:
     for slide_id in source.slide_ids:
         try:
             tile = source.bags.store(slide_id).info.tile
-        except StoreError:
+        except (StoreError, FileNameError):
             continue  # its row will say so
         require_same_tiling(run.config.tile, tile, source.bags.folder)
         return

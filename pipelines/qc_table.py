@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pipelines.status import has_store, plain_rows
 from wsi_hr.cohort.table import read_table, write_table
 from wsi_hr.errors import LabelError
 from wsi_hr.geometry import ARTIFACTS, QcSummary
 from wsi_hr.remote import Place
-from wsi_hr.store.patch_store import STORE_SUFFIX, is_complete
 
 QC_FILE = "qc.csv"
 QC_COLUMNS = (
@@ -45,7 +45,7 @@ def write_qc(
     others = [
         row
         for row in _read(store / QC_FILE)
-        if row["slide_id"] not in known and is_complete(store / f"{row['slide_id']}{STORE_SUFFIX}")
+        if row["slide_id"] not in known and has_store(store, row["slide_id"])
     ]
     everything = [*rows, *others]
     write_table(store / QC_FILE, QC_COLUMNS, everything)
@@ -69,4 +69,4 @@ def _read(path: Place) -> list[dict[str, str]]:
         return []
     if not set(QC_COLUMNS) <= set(table.columns):
         return []
-    return [{key: row[key] for key in QC_COLUMNS} for row in table.rows]
+    return [{key: row[key] for key in QC_COLUMNS} for row in plain_rows(path, table.rows)]

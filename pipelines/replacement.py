@@ -23,6 +23,7 @@ from pipelines.remote_stores import (
     upload_unfinished,
 )
 from wsi_hr.errors import StoreError, WriteError, writing
+from wsi_hr.file_names import beside, file_below, file_in
 from wsi_hr.geometry import BoolArray
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import fsync_dir
@@ -46,7 +47,7 @@ ATTEMPT = ".attempt-"
 
 def outdated_path(path: Place) -> Place:
     """Where the store ``path`` is kept while it no longer says what its slide says."""
-    return path.parent / OUTDATED / path.name
+    return file_in(path.parent / OUTDATED, path.name, of="store")
 
 
 def set_aside(path: Place) -> None:
@@ -101,14 +102,14 @@ def attempt(path: Place) -> Iterator[Path]:
     """
     if isinstance(path, RemotePath):
         with scratch_folder() as folder, _named(folder, path):
-            yield folder / path.name
+            yield file_in(folder, path.name, of="store")
         return
-    folder = path.with_name(f"{ATTEMPT}{uuid.uuid4().hex}")
+    folder = _attempt_beside(path)
     with writing(path):
         folder.mkdir()
     try:
         with _named(folder, path):
-            yield folder / path.name
+            yield file_in(folder, path.name, of="store")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -151,9 +152,9 @@ def move_out(written: Path, path: Place) -> Place:
         if isinstance(path, RemotePath):
             upload_unfinished(written, path)
             return path
-        folder = path.with_name(f"{ATTEMPT}{uuid.uuid4().hex}")
+        folder = _attempt_beside(path)
         folder.mkdir()
-        return written.rename(folder / f"{path.name}{TMP_SUFFIX}")
+        return written.rename(file_in(folder, path.name, TMP_SUFFIX, of="store"))
 
 
 def finish_store(
@@ -176,14 +177,17 @@ def finish_store(
             with scratch_folder() as scratch:
                 for mpp, given in valid.items():
                     write_valid(scratch, mpp, given)
-                more = {name: entry_of(scratch / name) for name in files_below(scratch)}
+                more = {
+                    name: entry_of(file_below(scratch, name, of="file of a store"))
+                    for name in files_below(scratch)
+                }
                 folder.upload_below(scratch, sorted(more))
             finish_upload(folder, Manifest({**files, **more}))
             return
         for mpp, given in valid.items():
             write_valid(folder, mpp, given)
         shutil.rmtree(folder / PARTS)
-        written = folder.with_name(path.name)
+        written = file_in(folder.parent, path.name, of="store")
         commit_folder(folder, written, files)
         assert isinstance(path, Path), "as its folder is"
         _move(written, path)
@@ -238,6 +242,10 @@ def _move(path: Place, target: Place) -> None:
     fsync_dir(target.parent)
 
 
+def _attempt_beside(path: Path) -> Path:
+    return beside(path.parent / ATTEMPT, after=uuid.uuid4().hex)
+
+
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
@@ -247,6 +255,6 @@ def _remove(path: Place) -> None:
     if isinstance(path, RemotePath):
         remove_store(path)
     elif path.exists():
-        doomed = path.with_name(f"{ATTEMPT}{uuid.uuid4().hex}")
+        doomed = _attempt_beside(path)
         path.rename(doomed)
         shutil.rmtree(doomed)

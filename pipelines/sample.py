@@ -17,7 +17,8 @@ from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.table import write_table
 from wsi_hr.config import Config
-from wsi_hr.errors import ConfigError, StoreError
+from wsi_hr.errors import ConfigError, FileNameError, StoreError
+from wsi_hr.file_names import file_in, own_folder
 from wsi_hr.geometry import BoolArray
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import NoMemory
@@ -83,7 +84,7 @@ def sample_stage(
         sampling = Sampling(config.sampler, config.seed, pick_device(config.train.device), out)
         at_least = _min_patches(config)
         for folder in (PATCHES, PICTURES):
-            (out / folder).mkdir(exist_ok=True)
+            own_folder(out, folder)
         try:
             with progress_bar(console, "sampling", len(slide_ids)) as advance:
                 for slide_id in slide_ids:
@@ -125,10 +126,10 @@ def _sample_one(
         picture = draw_sample(
             bag.grid, kept_N, bag.source.thumbnail, bag.source.level0_size, max_px=PICTURE_PX
         )
-    except StoreError as error:
+    except (StoreError, FileNameError) as error:
         return {**row, "reason": str(error)}
-    _write_patches(out / PATCHES / f"{slide_id}.csv", bag, kept_N)
-    with atomic_path(out / PICTURES / f"{slide_id}.png") as temporary:
+    _write_patches(file_in(out / PATCHES, slide_id, ".csv", of="slide id"), bag, kept_N)
+    with atomic_path(file_in(out / PICTURES, slide_id, ".png", of="slide id")) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
     return {**row, "status": "done", "num_patches": str(len(bag)), "num_kept": str(len(chosen))}
 
@@ -143,4 +144,5 @@ def _entry(out: Path, row: dict[str, str]) -> Entry:
     if row["status"] != "done":
         return Entry(None, (row["slide_id"], row["status"]), bad=True)
     told = f"{row['num_kept']} of {row['num_patches']} patches"
-    return Entry(out / PICTURES / f"{row['slide_id']}.png", (row["slide_id"], told))
+    picture = file_in(out / PICTURES, row["slide_id"], ".png", of="slide id")
+    return Entry(picture, (row["slide_id"], told))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wsi_hr.bags.bag_set import BagSet
-from wsi_hr.errors import ConfigError, StoreError
+from wsi_hr.errors import ConfigError, FileNameError, StoreError
 from wsi_hr.store.patch_store import PatchStore
 
 
@@ -18,7 +18,7 @@ def require_scale(bags: BagSet, slide_ids: Sequence[str], mpp: float | None) -> 
     for slide_id in slide_ids if mpp is not None else ():
         try:
             found = bags.store(slide_id)
-        except StoreError:
+        except (StoreError, FileNameError):
             continue  # who reads it says so
         if mpp not in found.info.asked.scales:
             raise ConfigError(f"--mpp {mpp:g}: {found.path} {_other_scales(found)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ from wsi_hr.errors import ConfigError
 
 def recipe_names() -> list[str]:
     """The recipes that ship with wsi-hr, sorted."""
+    return sorted(_shipped())
+
+
+def _shipped() -> dict[str, Traversable]:
+    """Their files by their names."""
     folder = resources.files("pipelines") / "recipes"
-    return sorted(
-        entry.name.removesuffix(".yaml")
+    return {
+        entry.name.removesuffix(".yaml"): entry
         for entry in folder.iterdir()
         if entry.name.endswith(".yaml")
-    )
+    }
 
 
 def read_recipe(name: str) -> dict[str, Any]:
@@ -27,8 +33,9 @@ def read_recipe(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: neither exists, or the file is not a recipe.
     """
-    if name in recipe_names():
-        with resources.as_file(resources.files("pipelines") / "recipes" / f"{name}.yaml") as path:
+    shipped = _shipped().get(name)
+    if shipped is not None:
+        with resources.as_file(shipped) as path:
             return load_recipe(path)
     path = Path(name)
     if not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -9,8 +10,11 @@ from pathlib import Path
 
 from wsi_hr.cohort.table import read_table, write_table
 from wsi_hr.errors import LabelError
+from wsi_hr.file_names import file_in, name_problem
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.store.patch_store import STORE_SUFFIX, is_complete
+
+logger = logging.getLogger(__name__)
 
 STATUS_FILE = "status.csv"
 STATUS_COLUMNS = (
@@ -48,7 +52,7 @@ class StatusTable:
         self._others = [
             row
             for slide_id, row in self.earlier.items()
-            if slide_id not in known and is_complete(folder / f"{slide_id}{STORE_SUFFIX}")
+            if slide_id not in known and has_store(folder, slide_id)
         ]
 
     @property
@@ -100,6 +104,28 @@ def printable(path: Place) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def plain_rows(path: Place, rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows of an earlier run's table whose slide ids name files; others are warned of."""
+    plain = []
+    for row in rows:
+        problem = name_problem(row["slide_id"], STORE_SUFFIX)
+        if problem is None:
+            plain.append(row)
+        else:
+            logger.warning(
+                "%s: slide id %r %s, so no store has that name; its row is left out",
+                path,
+                row["slide_id"],
+                problem,
+            )
+    return plain
+
+
+def has_store(folder: Place, slide_id: str) -> bool:
+    """Whether the finished store of a slide is in ``folder``."""
+    return is_complete(file_in(folder, slide_id, STORE_SUFFIX, of="slide id"))
+
+
 def _read(path: Place) -> dict[str, dict[str, str]]:
     """The rows an earlier run left, by slide; none where there is no usable table."""
     try:
@@ -108,4 +134,4 @@ def _read(path: Place) -> dict[str, dict[str, str]]:
         return {}
     if not set(STATUS_COLUMNS) <= set(table.columns):
         return {}
-    return {row["slide_id"]: row for row in table.rows}
+    return {row["slide_id"]: row for row in plain_rows(path, table.rows)}

@@ -35,6 +35,7 @@ from wsi_hr.cohort.manifest import SlideRecord, find_slides
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError, CoordsError, SlideError, StoreError
 from wsi_hr.exchange.coords_h5 import find_coords
+from wsi_hr.file_names import file_in
 from wsi_hr.geometry import QcSummary
 from wsi_hr.machine import num_usable_cores, usable_memory
 from wsi_hr.remote import Place
@@ -229,7 +230,7 @@ def tile_job(
     Raises:
         CoordsError: ``coords`` has no file for the slide, or several.
     """
-    path = store / f"{record.slide_id}{STORE_SUFFIX}"
+    path = file_in(store, record.slide_id, STORE_SUFFIX, of="slide id")
     given = None if coords is None else find_coords(coords, record.slide_id)
     mpp, source = mpp_override, OVERRIDE_SOURCE
     if record.mpp is not None:

@@ -22,6 +22,7 @@ from wsi_hr.cohort.manifest import SlideRecord, find_slides
 from wsi_hr.cohort.table import read_table
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import LabelError, SlideError, StoreError
+from wsi_hr.file_names import file_in, name_problem
 from wsi_hr.machine import num_usable_cores
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.slides.source import Source
@@ -253,6 +254,10 @@ def _check_status(folder: Place) -> Iterator[str]:
         yield f"{path}: is no status table of wsi-hr tile; {again}"
         return
     for row in table.rows:
-        store = folder / f"{row['slide_id']}{STORE_SUFFIX}"
+        problem = name_problem(row["slide_id"], STORE_SUFFIX)
+        if problem is not None:
+            yield f"{path}: slide id {row['slide_id']!r} {problem}, which no slide's does; {again}"
+            continue
+        store = file_in(folder, row["slide_id"], STORE_SUFFIX, of="slide id")
         if row["status"] == "done" and not _is_there(store):
             yield f"{store}: missing, though {path.name} says done; {again}"

@@ -13,12 +13,14 @@ import typer.main
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from tests.paths_from_names import paths_from_names
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Each room of wsi_hr may import the rooms of the rows above its own, and itself.
 FOUNDATION = (
     "errors",
+    "file_names",
     "frozen",
     "plain_yaml",
     "recipe",
@@ -64,6 +66,33 @@ DOORS = {
     "typer": ("pipelines/",),
     "rich": ("pipelines/",),
 }
+# Names become paths in file_names.py only; elsewhere where they cannot come from a foreign file.
+PATHS_FROM_NAMES: dict[str, set[str]] = {
+    "wsi_hr/file_names.py": {"folder / whole", "path.parent / f'{before}{path.name}{after}'"},
+    # what the user's own manifest and folders name, wherever it lies, is looked at and only read
+    "wsi_hr/cohort/manifest.py": {
+        "path.parent / cell",
+        "Path(parent) / name",
+        "Path(f'{name}.slide')",  # no place: its stem is asked for
+    },
+    "wsi_hr/cohort/slide_names.py": {"Path(path.name)"},  # likewise
+    # parts without `..` of where a slide was tiled, below a folder of the user's; only read
+    "wsi_hr/tiling/slide_pixels.py": {"Path(folder, *tiled.parts[first:])"},
+    # what the kernel names
+    "wsi_hr/living.py": {"Path(f'/proc/{pid}/stat')"},
+    "wsi_hr/machine.py": {
+        "Path(inside.removeprefix('/'))",
+        "CGROUPS / controllers",
+        "CGROUPS / controllers / each",
+        "CGROUPS / controllers / each / name",
+    },
+    # the URL that the user gives, and what its server lists below it
+    "wsi_hr/remote.py": {
+        "RemotePath(text.rstrip('/'))",
+        "RemotePath(f'{self.url}/{name}')",
+        "PurePath(self.name)",
+    },
+}
 VAGUE = {"utils", "util", "common", "helpers", "misc"}
 
 
@@ -79,6 +108,11 @@ def violations(root: Path) -> list[str]:
             problem = problem_of(where, module)
             if problem:
                 found.append(f"{where}:{line}: {problem}")
+        found += [
+            f"{where}:{line}: makes a path of a name, which wsi_hr/file_names.py does: {source}"
+            for line, source in paths_from_names(tree)
+            if source not in PATHS_FROM_NAMES.get(where, ())
+        ]
         if where.startswith("wsi_hr/"):
             found += [f"{where}:{line}: the library prints" for line in prints(tree)]
     return found
@@ -183,6 +217,35 @@ def test_every_room_has_its_place() -> None:
         ("wsi_hr/errors.py", "from .config import x", "a relative import"),
         ("wsi_hr/tiling/a.py", "print('done')", "the library prints"),
         ("wsi_hr/tiling/a.py", "import sys\nsys.stdout.write('done')", "the library prints"),
+        *(
+            ("wsi_hr/tiling/a.py", f"def f(folder: Path, x, rows): return {source}", "makes a path")
+            for source in (
+                'folder / f"{x}.png"',
+                "folder / x",
+                "folder / str(x)",
+                'folder / (x + ".png")',
+                'folder / ("%s.png" % x)',
+                'folder / rows[0]["slide_id"]',
+                'folder / "qc" / x.name',
+                'folder / "../b"',
+                "folder.parent / x",
+                "(folder / x if x else folder)",
+                "Path(x) / x.stem",
+                'x / f"{rows}.png"',
+                "[one / rows for one in folder.iterdir()]",
+                "folder.joinpath(x)",
+                'folder.with_name(f"{x}.png")',
+                "folder.with_suffix(x)",
+                "Path(folder, x)",
+                "Path(*rows)",
+                'Path(f"{folder}/{x}")',
+                'RemotePath(f"{folder}/{x}")',
+                "os.path.join(folder, x)",
+                'open(f"{folder}/{x}")',
+            )
+        ),
+        ("pipelines/a.py", "x = Path('a')\nx /= name", "makes a path"),
+        ("pipelines/a.py", "def f() -> Path: ...\nwith y(f()) as z: f() / z", "makes a path"),
         ("wsi_hr/utils.py", "", "names no subject"),
         ("pipelines/common.py", "", "names no subject"),
         ("wsi_hr/slides/utils/a.py", "", "names no subject"),
@@ -205,6 +268,12 @@ def test_a_planted_breach_is_found(tmp_path: Path, where: str, source: str, sent
         ("wsi_hr/store/a.py", "from wsi_hr import __version__\nimport zarr"),
         ("wsi_hr/models/timm_nets.py", "import timm\nimport torch"),
         ("wsi_hr/training/a.py", "import torch\nfrom wsi_hr.samplers import build_sampler"),
+        (
+            "wsi_hr/tiling/a.py",
+            "def f(p: Path, x): return p / 'a' / NAME / file_name(x, of='')",
+        ),
+        ("wsi_hr/tiling/a.py", "def f(a, b): return a / b, a.size / b.num, 3 / sum(b)"),
+        ("wsi_hr/tiling/a.py", "def f(out: Path, x): return file_in(out / QC, x, '.png', of='id')"),
         ("pipelines/a.py", "import typer\nimport torch\nfrom wsi_hr.testing import svs\nprint(1)"),
     ],
 )

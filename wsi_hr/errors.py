@@ -14,6 +14,10 @@ class SlideError(WsiHrError):
     """A slide cannot be opened, read or trusted (for instance: no plausible mpp)."""
 
 
+class FileNameError(WsiHrError):
+    """A name from a table, a store or a slide is not fit for a file, or a folder is not ours."""
+
+
 class MaskError(WsiHrError):
     """A mask that somebody drew is damaged, unsafe, or does not fit its slide."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import glob
 import io
 import os
 import re
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
 from wsi_hr.errors import StoreError
+from wsi_hr.file_names import file_below
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -56,6 +58,10 @@ class RemotePath:
 
     def __truediv__(self, name: str | PurePath) -> RemotePath:
         return RemotePath(f"{self.url}/{name}")
+
+    def _listed(self, name: str) -> RemotePath:
+        """What the server, or a folder that was uploaded, lists below this one."""
+        return self / name
 
     @property
     def name(self) -> str:
@@ -104,7 +110,7 @@ class RemotePath:
             fs, path = _driver(self.url)
             names = {found.rstrip("/").rpartition("/")[2] for found in fs.ls(path, detail=False)}
         # an object store may list a folder as an object of its own name
-        yield from (self / name for name in sorted(names - {self.name, ""}))
+        yield from (self._listed(name) for name in sorted(names - {self.name, ""}))
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
         """The files and folders in this one whose names match."""
@@ -161,16 +167,21 @@ class RemotePath:
 
     def upload_below(self, folder: Path, names: Sequence[str]) -> None:
         """Upload the files ``names`` of a local folder, several at a time."""
+
+        def upload(name: str) -> None:
+            local = file_below(folder, name, of="file of a store")
+            self._listed(name).upload(local)
+
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
-            list(pool.map(lambda name: (self / name).upload(folder / name), names))
+            list(pool.map(upload, names))
 
     def copy_below(self, target: RemotePath, names: Sequence[str]) -> None:
         """Copy the files ``names`` of this folder to another on the same server, there."""
 
         def copy(name: str) -> None:
             with _os_errors(self.url):
-                fs, source = _driver((self / name).url)
-                fs.cp_file(source, _driver((target / name).url)[1])
+                fs, source = _driver(self._listed(name).url)
+                fs.cp_file(source, _driver(target._listed(name).url)[1])
 
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
             list(pool.map(copy, names))
@@ -178,14 +189,14 @@ class RemotePath:
     def remove_below(self, names: Sequence[str]) -> None:
         """Remove the files ``names`` of this folder."""
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
-            list(pool.map(lambda name: (self / name).unlink(missing_ok=True), names))
+            list(pool.map(lambda name: self._listed(name).unlink(missing_ok=True), names))
 
     def remove_empty(self) -> None:
         """Remove this folder, without files by now, where the server knows empty folders."""
         with _os_errors(self.url):
             fs, path = _driver(self.url)
             if fs.isdir(path) and not fs.find(path):
-                fs.rm(path, recursive=True)
+                fs.rm(glob.escape(path), recursive=True)  # which takes stars for a pattern
 
 
 Place = Path | RemotePath

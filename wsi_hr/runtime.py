@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_hr.errors import writing
+from wsi_hr.file_names import beside, file_in
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.scratch import scratch_folder
 
@@ -50,9 +51,10 @@ def atomic_path(path: Place) -> Iterator[Path]:
     """
     if isinstance(path, RemotePath):
         with writing(tempfile.gettempdir()), scratch_folder() as folder:
-            yield folder / path.name
+            written = file_in(folder, path.name, of="file")
+            yield written
             with writing(path):
-                path.upload(folder / path.name)
+                path.upload(written)
         return
     tmp = temporary_name(path)
     with writing(path):
@@ -77,7 +79,7 @@ def write_text_atomic(path: Place, text: str) -> None:
 
 def temporary_name(path: Path) -> Path:
     """Under which name ``path`` is written before it is renamed; nothing else is called so."""
-    return path.with_name(f".{path.name}{_TEMPORARY}")
+    return beside(path, ".", _TEMPORARY)
 
 
 def sweep_temporaries(folder: Path) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.patch_labels import PatchLabels
 from wsi_hr.errors import StoreError
+from wsi_hr.file_names import file_in
 from wsi_hr.remote import Place
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
 from wsi_hr.tiling.slide_pixels import open_store, require_slide
@@ -76,7 +77,7 @@ class BagSet:
 
     def path(self, slide_id: str) -> Place:
         """Where the slide's store is, or would be."""
-        return self.folder / f"{slide_id}{STORE_SUFFIX}"
+        return file_in(self.folder, slide_id, STORE_SUFFIX, of="slide id")
 
     def _low(self, slide_id: str) -> Bag | None:
         """The slide's patches of the second scale; None where tissue is too scarce for any."""

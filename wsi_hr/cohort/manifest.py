@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wsi_hr.cohort.table import MPP_ALIASES, SLIDE_ALIASES, Table, match_column, read_table
 from wsi_hr.errors import LabelError
+from wsi_hr.file_names import plain_name
 from wsi_hr.slides.dicom_series import DICOM_SUFFIXES, series_uid
 from wsi_hr.slides.open import SLIDE_SUFFIXES, slide_id_of
 
@@ -235,7 +236,7 @@ def _with_unique_ids(records: list[SlideRecord]) -> list[SlideRecord]:
                     ids[index] = _id_of_name("_".join([*folders, records[index].slide_id]))
     for group in _shared(ids, own):
         for index in group:
-            ids[index] += records[index].path.suffix
+            ids[index] = plain_name(ids[index] + records[index].path.suffix)
     ids = [_shortened(slide_id) for slide_id in ids]
     while shared := _shared(ids, range(len(records))):
         for group in shared:

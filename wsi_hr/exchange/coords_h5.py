@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 
 from wsi_hr.errors import CoordsError
+from wsi_hr.file_names import file_in
 from wsi_hr.geometry import Int32Array, Int64Array, Size
 
 DATASET = "coords"
@@ -65,13 +66,17 @@ def find_coords(folder: Path, slide_id: str) -> Path:
     Raises:
         CoordsError: there is none, or more than one.
     """
-    names = [f"{slide_id}{suffix}" for suffix in (CLAM_SUFFIX, TRIDENT_SUFFIX)]
-    places = [place / name for place in (folder, folder / PATCHES_FOLDER) for name in names]
+    suffixes = (CLAM_SUFFIX, TRIDENT_SUFFIX)
+    places = [
+        file_in(place, slide_id, suffix, of="slide id")
+        for place in (folder, folder / PATCHES_FOLDER)
+        for suffix in suffixes
+    ]
     found = [place for place in places if place.is_file()]
     if not found:
         raise CoordsError(
-            f"{folder}: has neither {names[0]} nor {names[1]}; add the slide's coordinates, or "
-            "tile it without --coords"
+            f"{folder}: has neither {places[0].name} nor {places[1].name}; add the slide's "
+            "coordinates, or tile it without --coords"
         )
     if len(found) > 1:
         raise CoordsError(

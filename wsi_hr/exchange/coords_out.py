@@ -16,6 +16,7 @@ from wsi_hr.exchange.coords_h5 import (
     TRIDENT_SUFFIX,
     write_coords,
 )
+from wsi_hr.file_names import file_name
 from wsi_hr.geometry import Pair
 from wsi_hr.store.patch_store import PatchStore
 
@@ -26,12 +27,16 @@ _UM_AT_1X = 10.0  # the convention: 40x is 0.25 um/px, 20x is 0.5
 
 def clam_place(store: PatchStore) -> PurePath:
     """Where CLAM looks for a slide's coordinates, relative to its output folder."""
-    return PurePath(PATCHES_FOLDER, f"{store.slide_id}{CLAM_SUFFIX}")
+    return PurePath(PATCHES_FOLDER, file_name(store.slide_id, CLAM_SUFFIX, of="slide id"))
 
 
 def trident_place(store: PatchStore) -> PurePath:
     """Where TRIDENT looks for a slide's coordinates, relative to its job folder."""
-    return PurePath(_trident_folder(store), PATCHES_FOLDER, f"{store.slide_id}{TRIDENT_SUFFIX}")
+    return PurePath(
+        file_name(_trident_folder(store), of="folder"),
+        PATCHES_FOLDER,
+        file_name(store.slide_id, TRIDENT_SUFFIX, of="slide id"),
+    )
 
 
 def write_clam(store: PatchStore, path: Path, note: dict[str, str]) -> None:

@@ -24,6 +24,7 @@ from wsi_hr.exchange.coords_h5 import read_notes
 from wsi_hr.exchange.coords_out import clam_place, trident_place, write_clam, write_trident
 from wsi_hr.exchange.patch_files import write_folder
 from wsi_hr.exchange.webdataset import write_webdataset
+from wsi_hr.file_names import beside, file_in, require_own
 from wsi_hr.runtime import (
     atomic_path,
     fsync_dir,
@@ -107,7 +108,7 @@ def export_store(store: PatchStore, out: Path, form: str) -> Exported:
             f"{store.path}: none of its patches could be read from the slide; leave it out, or "
             "mend the slide and run wsi-hr tile again"
         )
-    place = out / (target.place(store) if isinstance(target, ToFile) else store.slide_id)
+    place = _place(store, out, target)
     note = {
         "wsi_hr_version": __version__,
         "format": form,
@@ -148,6 +149,16 @@ def export_store(store: PatchStore, out: Path, form: str) -> Exported:
     return Exported(place, num_patches, kept=False)
 
 
+def _place(store: PatchStore, out: Path, target: ToFile | ToFolder) -> Path:
+    """Where an export goes, in folders of the output folder that are its own."""
+    if isinstance(target, ToFolder):
+        return file_in(out, store.slide_id, of="slide id")
+    *folders, name = target.place(store).parts
+    for folder in folders:
+        out = require_own(out, folder)
+    return file_in(out, name, of="slide id")
+
+
 def _note_of(place: Path) -> dict[str, Any] | None:
     """What an export says it was made from; None: there is none of ours."""
     try:
@@ -179,7 +190,7 @@ def _atomic_folder(place: Path) -> Iterator[Path]:
     Files are not flushed one by one: of one that a power cut loses or shortens, :func:`_is_whole`
     tells, and the export is made again.
     """
-    fresh, old = temporary_name(place), temporary_name(place.with_name(f"{place.name}.old"))
+    fresh, old = temporary_name(place), temporary_name(beside(place, after=".old"))
     for stray in (fresh, old):
         shutil.rmtree(stray, ignore_errors=True)
     with writing(place):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from wsi_hr.file_names import file_in
 from wsi_hr.geometry import Int64Array, UInt8Array
 from wsi_hr.jpeg_segments import bare_jpeg
 from wsi_hr.machine import num_usable_cores
@@ -88,7 +89,7 @@ def write_folder(store: PatchStore, folder: Path, kind: PictureKind) -> None:
         StoreError: a patch is damaged.
     """
     for file in patch_files(store, kind):
-        (folder / f"{file.name}.{kind}").write_bytes(file.picture)
+        file_in(folder, file.name, f".{kind}", of="patch").write_bytes(file.picture)
 
 
 def _pictures(store: PatchStore, indices: Int64Array, kind: PictureKind) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ import tarfile
 from pathlib import Path
 
 from wsi_hr.exchange.patch_files import patch_files, stored_kind
+from wsi_hr.file_names import file_in, file_name
 from wsi_hr.store.patch_store import PatchStore
 
 SHARD_BYTES = 1_000_000_000
@@ -39,14 +40,14 @@ def write_webdataset(store: PatchStore, folder: Path, max_bytes: int = SHARD_BYT
     shard, room, num_shards = None, 0, 0
     try:
         for file in patch_files(store, kind):
-            key = file.name.replace(".", "_")
+            key = file_name(file.name.replace(".", "_"), of="patch")
             facts = (json.dumps(file.facts) + "\n").encode()
             members = [(f"{key}.{kind}", file.picture), (f"{key}.json", facts)]
             needed = sum(_bytes_in_tar(name, content) for name, content in members)
             if shard is None or needed > room:
                 if shard is not None:
                     shard.close()
-                path = folder / f"{store.slide_id}-{num_shards:06d}.tar"
+                path = file_in(folder, store.slide_id, f"-{num_shards:06d}.tar", of="slide id")
                 shard = tarfile.open(path, "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
                 # a tar file ends with zeros up to a whole record
                 room, num_shards = max_bytes - tarfile.RECORDSIZE, num_shards + 1

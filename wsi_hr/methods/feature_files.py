@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_hr.errors import CheckpointError, writing
+from wsi_hr.file_names import file_in
 from wsi_hr.geometry import Int64Array
 from wsi_hr.runtime import atomic_path
 
@@ -163,7 +164,7 @@ class FeatureFiles:
         return self._checked[path]
 
     def _path(self, slide_id: str) -> Path:
-        return self.folder / f"{slide_id}.npy"
+        return file_in(self.folder, slide_id, ".npy", of="slide id")
 
 
 def _require(whole: bool) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from pathlib import Path
 
 import openslide
 
 from wsi_hr.errors import SlideError
+from wsi_hr.file_names import plain_name
 from wsi_hr.slides.content import check_content, is_tiff
 from wsi_hr.slides.dicom_series import DICOM_SUFFIXES
 from wsi_hr.slides.mpp import overriding_mpp
@@ -23,7 +23,6 @@ SLIDE_SUFFIXES: frozenset[str] = DICOM_SUFFIXES | {
 """What files in a folder are taken for slides, lower case; any suffix can be opened by name."""
 
 _COPY_AGAIN = "copy the file again from its source"
-_UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, bytes of no encoding, breaks
 
 
 def open_slide(
@@ -62,13 +61,7 @@ def slide_id_of(path: Path) -> str:
     stem = path.stem
     if stem.lower().endswith(".ome"):
         stem = stem[: -len(".ome")]
-    safe = "".join(
-        "_"
-        if character == "/" or unicodedata.category(character) in _UNSAFE_CATEGORIES
-        else character
-        for character in stem
-    )
-    return safe if safe.strip(".") else f"_{safe}"
+    return plain_name(stem)
 
 
 def _open(path: Path, slide_id: str, *, tiff: bool) -> Slide:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wsi_hr.errors import SlideError
+from wsi_hr.file_names import file_in, name_problem
 from wsi_hr.runtime import sha256_file
 from wsi_hr.slides.content import unreadable
 from wsi_hr.slides.dicom_series import DICOM_SUFFIXES, series_members
@@ -134,12 +135,10 @@ def _companions(path: Path) -> list[Path]:
     if suffix in (".vms", ".vmu"):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         names = {line.partition("=")[2].strip() for line in lines}
-        return sorted(path.parent / name for name in names if name and _is_sibling(path, name))
+        plain = (name for name in names if name_problem(name) is None)
+        siblings = (file_in(path.parent, name, of="file of a slide") for name in plain)
+        return sorted(file for file in siblings if file.is_file())
     return []
-
-
-def _is_sibling(path: Path, name: str) -> bool:
-    return os.sep not in name and "\0" not in name and (path.parent / name).is_file()
 
 
 def stamp_of(file: Path) -> FileStamp:

@@ -25,6 +25,7 @@ from zarr.storage import MemoryStore
 
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import StoreError
+from wsi_hr.file_names import file_in
 from wsi_hr.remote import Place
 from wsi_hr.store.chunks import JpegChunks, chunk_codec_for, seal
 from wsi_hr.store.codec import JpegCodec
@@ -64,7 +65,7 @@ def write_small_array(folder: Path, values: npt.NDArray[Any], names: tuple[str, 
     codecs = [order, zstd, _CRC32C]
     _write_metadata(folder, _array(values.shape, values.dtype, values.shape, codecs, names))
     content = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
-    chunk = folder / _SEPARATOR.join(["c", *("0" * values.ndim)])
+    chunk = file_in(folder, _SEPARATOR.join(["c", *("0" * values.ndim)]), of="chunk")
     chunk.write_bytes(seal(bytes(imagecodecs.zstd_encode(content, level=_ZSTD_LEVEL))))
 
 

@@ -14,9 +14,10 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from wsi_hr.errors import StoreError
+from wsi_hr.file_names import P, beside, file_below, name_problem
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import fsync_dir, fsync_file, sha256_file
 
@@ -96,9 +97,11 @@ def read_manifest(folder: Place) -> Manifest:
     if manifest.to_bytes() != content:
         raise damaged
     for name in manifest.files:
-        parts = PurePosixPath(name).parts
-        if not parts or parts[0] == "/" or ".." in parts:
-            raise StoreError(f"{path}: lists {name!r}, which lies outside; do not use this store")
+        if any(map(name_problem, name.split("/"))):
+            raise StoreError(
+                f"{path}: lists {name!r}, which lies outside or is no plain name; do not use this "
+                "store"
+            )
     return manifest
 
 
@@ -112,7 +115,7 @@ def check_sizes(folder: Place, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         problem = size_problem(name, entry)
         if problem:
-            raise StoreError(f"{folder / name}: {problem}; {_way_out(folder)}")
+            raise StoreError(f"{_file(folder, name)}: {problem}; {_way_out(folder)}")
 
 
 def read_checked(folder: Place, manifest: Manifest, name: str) -> bytes:
@@ -124,15 +127,16 @@ def read_checked(folder: Place, manifest: Manifest, name: str) -> bytes:
     entry = manifest.files.get(name)
     if entry is None:
         raise StoreError(f"{folder}: has no {name}, not by its own manifest; {_way_out(folder)}")
+    file = _file(folder, name)
     try:
-        content = (folder / name).read_bytes()
+        content = file.read_bytes()
     except OSError as cause:
         raise StoreError(
-            f"{folder / name}: cannot be read ({cause.strerror}); "
+            f"{file}: cannot be read ({cause.strerror}); "
             f"see that the disk is there and lets you, else {_way_out(folder)}"
         ) from cause
     if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise StoreError(f"{folder / name}: damaged; {_way_out(folder)}")
+        raise StoreError(f"{file}: damaged; {_way_out(folder)}")
     return content
 
 
@@ -149,18 +153,19 @@ def verify_store(folder: Place) -> list[str]:
     problems = {}
     size_problem = _sizes_in(folder)
     for name, entry in manifest.files.items():
-        problem = size_problem(name, entry) or _content_problem(folder / name, entry)
+        file = _file(folder, name)
+        problem = size_problem(name, entry) or _content_problem(file, entry)
         if problem:
-            problems[name] = f"{folder / name}: {problem}; {_way_out(folder)}"
+            problems[name] = f"{file}: {problem}; {_way_out(folder)}"
     for name in files_below(folder) - manifest.files.keys() - {MANIFEST_NAME}:
-        problems[name] = f"{folder / name}: not part of the store; delete this file"
+        problems[name] = f"{folder}/{name}: not part of the store; delete this file"
     return [problems[name] for name in sorted(problems)]
 
 
 def sweep(path: Path) -> None:
     """Delete what an interrupted run left beside the store ``path``."""
     for suffix in (TMP_SUFFIX, _OLD_SUFFIX):
-        stray = path.with_name(path.name + suffix)
+        stray = beside(path, after=suffix)
         if stray.is_dir():
             shutil.rmtree(stray)
 
@@ -179,21 +184,25 @@ def commit_folder(folder: Path, path: Path, known: Mapping[str, FileEntry]) -> N
     names = sorted(files_below(folder))
     lost = sorted(known.keys() - names)
     if lost:  # others wrote them, and this machine does not see them
-        raise StoreError(f"{folder / lost[0]}: was written and is gone; run again")
+        raise StoreError(f"{_file(folder, lost[0])}: was written and is gone; run again")
     with ThreadPoolExecutor(FSYNCS_AT_A_TIME) as pool:
-        list(pool.map(lambda name: fsync_file(folder / name), set(names) - known.keys()))
-    files = {name: known.get(name) or entry_of(folder / name) for name in names}
+        list(pool.map(lambda name: fsync_file(_file(folder, name)), set(names) - known.keys()))
+    files = {name: known.get(name) or entry_of(_file(folder, name)) for name in names}
     with (folder / MANIFEST_NAME).open("wb") as handle:
         handle.write(Manifest(files).to_bytes())
         handle.flush()
         os.fsync(handle.fileno())
-    for inner in sorted({(folder / name).parent for name in names} | {folder}):
+    for inner in sorted({_file(folder, name).parent for name in names} | {folder}):
         fsync_dir(inner)
     if path.exists():
-        path.rename(path.with_name(path.name + _OLD_SUFFIX))
+        path.rename(beside(path, after=_OLD_SUFFIX))
     folder.rename(path)
     fsync_dir(path.parent)
     sweep(path)
+
+
+def _file(folder: P, name: str) -> P:
+    return file_below(folder, name, of=f"{folder}: file of the store")
 
 
 def entry_of(file: Path) -> FileEntry:
@@ -215,7 +224,7 @@ def files_below(folder: Place) -> set[str]:
 def _sizes_in(folder: Place) -> Callable[[str, FileEntry], str | None]:
     """What tells what is wrong with the size of a file of a store; None: nothing."""
     if not isinstance(folder, RemotePath):
-        return lambda name, entry: _size_problem(folder / name, entry)
+        return lambda name, entry: _size_problem(_file(folder, name), entry)
     try:
         sizes = folder.sizes()  # all of them by one request, not one each
     except OSError as cause:
@@ -273,7 +282,9 @@ def _without_manifest(folder: Place) -> str:
         return f"{folder}: a file, not a patch store; give the folder that wsi-hr tile wrote"
     if is_ours(folder):
         return f"{folder}: not finished, or its {MANIFEST_NAME} is gone; {_way_out(folder)}"
-    if any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")):
+    if any(
+        file.is_file() for file in (folder / "zarr.json", folder / ".zgroup", folder / ".zarray")
+    ):
         return (
             f"{folder}: a zarr of another program, not a patch store; "
             "run wsi-hr tile on the slides to make one"

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from wsi_hr.errors import StoreError
+from wsi_hr.file_names import file_below
 from wsi_hr.geometry import UInt8Array
 from wsi_hr.machine import num_usable_cores
 from wsi_hr.store.chunks import unseal
@@ -34,7 +35,7 @@ class PatchArray:
         """
         self.layout = layout
         self._shards = [
-            ShardFile(str(folder / layout.shard_name(shard)), num_bytes)
+            ShardFile(str(file_below(folder, layout.shard_name(shard), of="shard")), num_bytes)
             for shard, num_bytes in enumerate(shard_bytes)
         ]
 

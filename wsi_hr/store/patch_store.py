@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Protocol
 
 from wsi_hr.errors import StoreError
+from wsi_hr.file_names import file_below
 from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, Size, TissueMask, UInt8Array
 from wsi_hr.pixel_memory import empty_batch
 from wsi_hr.remote import Place, RemotePath
@@ -30,6 +31,8 @@ from wsi_hr.store.patch_writer import STORE_SUFFIX, PatchStoreWriter
 from wsi_hr.store.remote_patches import RemotePatches
 from wsi_hr.store.skeleton import read_mask, read_root, read_scale
 from wsi_hr.store.store_info import SCALE_PREFIX, StoreInfo, scale_name
+
+_OF = "file of a store"
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -272,8 +275,8 @@ def _patch_array(
     shards = [f"{name}/{layout.shard_name(k)}" for k in range(layout.num_shards)]
     sizes = [manifest.files[shard].size for shard in shards]
     if isinstance(path, RemotePath):
-        return RemotePatches(path / name, layout, sizes)
-    return PatchArray(path / name, layout, sizes)
+        return RemotePatches(file_below(path, name, of=_OF), layout, sizes)
+    return PatchArray(file_below(path, name, of=_OF), layout, sizes)
 
 
 def _check_lengths(grid: PatchGrid, valid: BoolArray) -> None:

@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 
 from wsi_hr.errors import StoreError, WriteError, writing
+from wsi_hr.file_names import beside, file_below
 from wsi_hr.geometry import PatchGrid, TissueMask, UInt8Array
 from wsi_hr.runtime import fsync_file
 from wsi_hr.store.manifest import (
@@ -67,7 +68,7 @@ class PatchStoreWriter:
                 f"{path}: exists and is not a patch store; move it or choose another output folder"
             )
         self._path = path
-        self._folder = path.with_name(path.name + TMP_SUFFIX)
+        self._folder = beside(path, after=TMP_SUFFIX)
         self._shards: dict[str, FileEntry] = {}
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="wsi-hr-save")
         self._flusher = ThreadPoolExecutor(FSYNCS_AT_A_TIME, thread_name_prefix="wsi-hr-flush")
@@ -167,7 +168,8 @@ class PatchStoreWriter:
     def _write_shard(self) -> None:
         assert self._layout is not None, "a virtual store has no shards"
         number = (self._num_written - 1) // self._layout.num_slots
-        file = self._folder / scale_name(self._mpp) / "patches" / self._layout.shard_name(number)
+        name = f"{scale_name(self._mpp)}/patches/{self._layout.shard_name(number)}"
+        file = file_below(self._folder, name, of="file of a store")
         shard = build_shard(self._chunks, self._layout.num_slots)
         self._chunks = []
         self._wait_until_saved()

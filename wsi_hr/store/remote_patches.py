@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wsi_hr.errors import StoreError
+from wsi_hr.file_names import file_below
 from wsi_hr.geometry import UInt8Array
 from wsi_hr.machine import num_usable_cores
 from wsi_hr.remote import Range, RemotePath, read_ranges
@@ -35,7 +36,10 @@ class RemotePatches:
             shard_bytes: size of every shard file.
         """
         self.layout = layout
-        self._shards = [folder / layout.shard_name(shard) for shard in range(len(shard_bytes))]
+        self._shards = [
+            file_below(folder, layout.shard_name(shard), of="shard")
+            for shard in range(len(shard_bytes))
+        ]
         self._shard_bytes = shard_bytes
         self._indices: dict[int, UInt64Array] = {}
 

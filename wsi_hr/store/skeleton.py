@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from wsi_hr.file_names import file_in, name_problem
 from wsi_hr.geometry import BoolArray, PatchGrid, TissueMask, UInt8Array
 from wsi_hr.remote import Place
 from wsi_hr.store.arrays import (
@@ -54,7 +55,7 @@ def write_scale(folder: Path, info: StoreInfo, grid: PatchGrid) -> PatchLayout |
     Raises:
         OSError: the disk does not take it.
     """
-    scale = folder / scale_name(info.tile.mpp)
+    scale = _scale_in(folder, info.tile.mpp)
     write_group(scale, info.scale_json() | {"grid_shape": list(grid.shape)})
     write_small_array(scale / "coords", grid.coords, ("patch", "xy"))
     write_small_array(scale / "cells", grid.cells, ("patch", "row_col"))
@@ -72,7 +73,7 @@ def write_valid(folder: Path, mpp: float, valid: BoolArray) -> None:
     Raises:
         OSError: the disk does not take it.
     """
-    write_small_array(folder / scale_name(mpp) / "valid", valid, ("patch",))
+    write_small_array(_scale_in(folder, mpp) / "valid", valid, ("patch",))
 
 
 def read_root(path: Place, manifest: Manifest) -> dict[str, Any]:
@@ -103,6 +104,9 @@ def read_scale(
     scale = scale_name(mpp)
     of_scale = _attributes(path, manifest, f"{scale}/zarr.json")
     info = StoreInfo.from_json(root, of_scale)
+    problem = name_problem(info.slide_id)
+    if problem is not None:
+        raise ValueError(f"its slide id {info.slide_id!r} {problem}")
     shape = of_scale["grid_shape"]
     grid = PatchGrid(
         coords=read_small_array(path, manifest, f"{scale}/coords"),
@@ -123,6 +127,10 @@ def read_mask(path: Place, manifest: Manifest, info: StoreInfo) -> TissueMask:
     """
     codes = read_small_array(path, manifest, "mask")
     return TissueMask.from_codes(codes, info.mask_downsample, info.segmenter)
+
+
+def _scale_in(folder: Path, mpp: float) -> Path:
+    return file_in(folder, scale_name(mpp), of="scale")
 
 
 def _attributes(path: Place, manifest: Manifest, name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_hr.errors import ConfigError
+from wsi_hr.file_names import file_in
 from wsi_hr.geometry import Size
 from wsi_hr.runtime import rng_for, write_text_atomic
 from wsi_hr.testing.lesions import (
@@ -119,7 +120,7 @@ def make_cohort(
         slides.append(
             PlantedSlide(
                 slide_id=slide_id,
-                path=folder / "slides" / f"{slide_id}.svs",
+                path=file_in(folder / "slides", slide_id, ".svs", of="slide id"),
                 label=label,
                 patient_id=patient_id,
                 split=split,

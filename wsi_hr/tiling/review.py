@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from wsi_hr.errors import writing
+from wsi_hr.file_names import P, file_in, own_folder
 from wsi_hr.geometry import Bounds, MaskCode, Mpp, QcSummary, TissueMask, UInt8Array
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import atomic_path, write_text_atomic
@@ -79,7 +80,7 @@ def write_review(folder: Path, slide_id: str, review: Review) -> None:
     """
     with writing(folder):
         _make_folders(folder)
-        picture, outlines = (folder / name for name in _files(slide_id))
+        picture, outlines = _files(folder, slide_id)
         with atomic_path(picture) as temporary:
             temporary.write_bytes(review.picture)
         if not _left_alone(outlines):
@@ -102,8 +103,7 @@ def publish_review(written: Place, folder: Place, slide_id: str) -> None:
     with writing(folder):
         if isinstance(folder, Path):
             _make_folders(folder)
-        for name in _files(slide_id):
-            source, place = written / name, folder / name
+        for source, place in zip(_files(written, slide_id), _files(folder, slide_id), strict=True):
             if source.suffix == ".geojson" and _left_alone(place):
                 continue
             if isinstance(source, RemotePath):
@@ -115,14 +115,20 @@ def publish_review(written: Place, folder: Place, slide_id: str) -> None:
                 source.replace(place)
 
 
-def _files(slide_id: str) -> tuple[str, str]:
+def picture_of(folder: P, slide_id: str) -> P:
+    """The picture of a slide's mask in a folder of stores."""
+    return file_in(file_in(folder, PICTURES, of="folder"), slide_id, ".png", of="slide id")
+
+
+def _files(folder: P, slide_id: str) -> tuple[P, P]:
     """Where picture and outlines are in a folder of stores."""
-    return f"{PICTURES}/{slide_id}.png", f"{OUTLINES}/{slide_id}.geojson"
+    outlines = file_in(file_in(folder, OUTLINES, of="folder"), slide_id, ".geojson", of="slide id")
+    return picture_of(folder, slide_id), outlines
 
 
 def _make_folders(folder: Path) -> None:
     for name in (PICTURES, OUTLINES):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        own_folder(folder, name)
 
 
 def _left_alone(outlines: Place) -> bool:

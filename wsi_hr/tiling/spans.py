@@ -20,6 +20,7 @@ import numpy as np
 
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import writing
+from wsi_hr.file_names import file_below, file_in
 from wsi_hr.geometry import Int64Array
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import fsync_file
@@ -61,6 +62,8 @@ SPAN_SHARDS = 8
 PARTS = "parts"
 """Folder in a store that is not finished: parts of shards, what is being written, and what is for
 people to look at once the slide is done."""
+
+_OF = "file of a store"
 
 
 @dataclass(frozen=True)
@@ -184,9 +187,9 @@ def _laid_out(folder: Path, origin: Origin, survey: Survey) -> Begun:
         write_root(folder, info, survey.mask, thumbnail_of(slide, survey.overview))
         for scale in cut:
             write_scale(folder, info_of(origin, survey, scale), scale.grid)
-        files = {name: entry_of(folder / name) for name in files_below(folder)}
+        files = {name: entry_of(file_below(folder, name, of=_OF)) for name in files_below(folder)}
         for name in files:
-            fsync_file(folder / name)
+            fsync_file(file_below(folder, name, of=_OF))
     review = draw_review(slide.slide_id, survey.overview, survey.mask, slide.bounds)
     write_review(folder / PARTS, slide.slide_id, review)
     source = origin.source
@@ -366,14 +369,14 @@ def put_file(store: Unfinished, name: str, content: bytes) -> FileEntry:
         OSError: the disk does not take it, or the store is gone.
     """
     if isinstance(store.folder, RemotePath):
-        (store.folder / name).write_bytes(content)
+        file_below(store.folder, name, of=_OF).write_bytes(content)
     else:
         # whoever was given up for dead may write the same file at the same time
-        file = store.folder / PARTS / uuid.uuid4().hex
+        file = file_in(store.folder / PARTS, uuid.uuid4().hex, of="part of a shard")
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(content)
         fsync_file(file)
-        file.rename(store.folder / name)
+        file.rename(file_below(store.folder, name, of=_OF))
     return FileEntry(len(content), hashlib.sha256(content).hexdigest())
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_hr.errors import CheckpointError
+from wsi_hr.file_names import file_in, own_folder
 from wsi_hr.geometry import Float32Array
 from wsi_hr.runtime import atomic_path
 
@@ -30,10 +31,10 @@ class EpochMemory:
     """
 
     def __init__(self, run_dir: Path, epoch: int) -> None:
-        self._before = _folder(run_dir, epoch - 1)
-        self._now = _folder(run_dir, epoch)
-        self._now.mkdir(parents=True, exist_ok=True)
-        for older in run_dir.joinpath(MEMORY).iterdir():
+        memory = own_folder(run_dir, MEMORY)
+        self._before = file_in(memory, _epoch_name(epoch - 1), of="epoch")
+        self._now = own_folder(memory, _epoch_name(epoch))
+        for older in memory.iterdir():
             if older not in (self._before, self._now):
                 shutil.rmtree(older)
 
@@ -43,7 +44,7 @@ class EpochMemory:
         Raises:
             CheckpointError: the file is damaged.
         """
-        path = self._before / f"{slide_id}.npy"
+        path = file_in(self._before, slide_id, ".npy", of="slide id")
         if not path.exists():
             return None
         data = path.read_bytes()
@@ -59,7 +60,7 @@ class EpochMemory:
         buffer = io.BytesIO()
         np.save(buffer, values_JN, allow_pickle=False)
         content = buffer.getvalue()
-        with atomic_path(self._now / f"{slide_id}.npy") as tmp:
+        with atomic_path(file_in(self._now, slide_id, ".npy", of="slide id")) as tmp:
             tmp.write_bytes(content + zlib.crc32(content).to_bytes(_CRC_BYTES, "little"))
 
 
@@ -68,5 +69,5 @@ def forget(run_dir: Path) -> None:
     shutil.rmtree(run_dir / MEMORY, ignore_errors=True)
 
 
-def _folder(run_dir: Path, epoch: int) -> Path:
-    return run_dir / MEMORY / f"epoch-{epoch:05}"
+def _epoch_name(epoch: int) -> str:
+    return f"epoch-{epoch:05}"
