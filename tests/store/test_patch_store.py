@@ -211,6 +211,20 @@ def test_a_bomb_under_a_valid_checksum_is_refused(copy: Path, store_maker: Maker
         store.read(np.array([0]))
 
 
+@pytest.mark.parametrize("edge", [2**20, 2])
+def test_a_small_array_that_announces_too_much_or_too_little_is_refused(
+    copy: Path, edge: int
+) -> None:
+    """Nothing is made ready for a tebibyte, and no more is decoded than was announced."""
+    metadata = json.loads((copy / "mask/zarr.json").read_text())
+    metadata["shape"] = metadata["chunk_grid"]["configuration"]["chunk_shape"] = [edge, edge]
+    (copy / "mask/zarr.json").write_text(json.dumps(metadata))
+    (copy / "manifest.json").unlink()
+    commit_folder(copy, copy.with_name("other.zarr"), {})
+    with pytest.raises(StoreError, match=f"mask does not hold the {edge**2} bytes"):
+        _ = PatchStore.open(copy.with_name("other.zarr")).mask
+
+
 def test_a_store_that_contradicts_itself_is_refused(copy: Path) -> None:
     root = copy / "zarr.json"
     document = json.loads(root.read_text())

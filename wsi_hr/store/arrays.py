@@ -27,7 +27,7 @@ from wsi_hr.config import TileConfig
 from wsi_hr.errors import StoreError
 from wsi_hr.file_names import file_in
 from wsi_hr.remote import Place
-from wsi_hr.store.chunks import JpegChunks, chunk_codec_for, seal
+from wsi_hr.store.chunks import JpegChunks, chunk_codec_for, seal, unseal
 from wsi_hr.store.codec import JpegCodec
 from wsi_hr.store.manifest import Manifest, read_checked
 from wsi_hr.store.shards import CHUNKS_PER_SHARD
@@ -35,6 +35,7 @@ from wsi_hr.store.shards import CHUNKS_PER_SHARD
 ATTRIBUTES_KEY = "wsi_hr"
 _SEPARATOR = "."  # one file per chunk, no folders: `c.0.0.0.0`
 _ZSTD_LEVEL = 3
+_MOST_BYTES = 1 << 30  # of one array: more than a hundred million patches have
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
 _PLAIN_BYTES = {"name": "bytes"}
 _CRC32C = {"name": "crc32c"}
@@ -124,7 +125,7 @@ def read_small_array(folder: Place, manifest: Manifest, name: str) -> npt.NDArra
     """Read the small array ``name`` (relative to the store) as it was written.
 
     Raises:
-        StoreError: a file of the array is missing or has changed.
+        StoreError: a file of the array is missing or has changed, or holds more than the array.
     """
     keys = [key for key in manifest.files if key.startswith(f"{name}/")]
     if len(keys) != 2:
@@ -136,4 +137,18 @@ def read_small_array(folder: Place, manifest: Manifest, name: str) -> npt.NDArra
         for key in keys
     }
     array = zarr.open_array(MemoryStore(store_dict=files), mode="r")
+    (chunk,) = (content.to_bytes() for key, content in files.items() if key != "zarr.json")
+    if array.nbytes > _MOST_BYTES or not _decodes_to(array.nbytes, chunk):
+        raise StoreError(
+            f"{folder}: its {name} does not hold the {array.nbytes} bytes that it announces; do "
+            "not use this store"
+        )
     return np.asarray(array[...])
+
+
+def _decodes_to(num_bytes: int, chunk: bytes) -> bool:
+    """Whether a chunk holds so many bytes; no more of them than these are decoded."""
+    try:
+        return len(imagecodecs.zstd_decode(unseal(chunk), out=num_bytes)) == num_bytes
+    except (ValueError, imagecodecs.ZstdError):
+        return False
