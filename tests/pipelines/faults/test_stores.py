@@ -8,8 +8,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
 import pytest
+import zarr
 
+from benchmarks.command_runs import tree
 from wsi_hr.store.chunks import seal
 from wsi_hr.store.manifest import commit_folder
 
@@ -110,3 +113,114 @@ def test_predict_fails_whatever_lacks_bytes_by_name(
 def states_in(table: Path) -> dict[str, str]:
     with table.open(newline="", encoding="utf-8") as handle:
         return {row["slide_id"]: row["status"] for row in csv.DictReader(handle)}
+
+
+@pytest.mark.fault("E8")
+def test_train_refuses_a_flipped_bit_or_does_not_read_it(
+    train, own_store, store, names, cohort, tmp_path
+):
+    assert train(store).code == 0
+    (tmp_path / "run").rename(tmp_path / "wanted")
+    for portion in portions(names):
+        chosen = harmed(own_store, flip, portion, store)
+        while (ended := train(own_store)).code != 0:
+            assert wrong_ending(ended, 2) == []
+            told = [slide for slide in chosen if re.search(rf"\b{slide}\b", ended.err)]
+            assert told, "by name"
+            for slide in told:
+                flip(own_store / f"{slide}.zarr" / chosen.pop(slide))
+        assert wrong_tree(tmp_path / "run", tmp_path / "wanted") == []
+        assert not any("patches/c" in name or "coords" in name for name in chosen.values())
+        shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.fault("E12")
+def test_predict_fails_a_flipped_bit_or_does_not_read_it(
+    predict, own_store, store, predicted, names, tmp_path
+):
+    for portion in portions(names):
+        chosen = harmed(own_store, flip, portion, store)
+        ended = predict(own_store)
+        states = states_in(tmp_path / "out/predictions.csv")
+        failed = [slide for slide, state in states.items() if state == "failed"]
+        assert wrong_ending(ended, int(bool(failed))) == []
+        assert wrong_table(tmp_path / "out/predictions.csv", SLIDES) == []
+        assert set(failed) <= set(chosen)
+        sound = [slide for slide in SLIDES if slide not in failed]
+        assert wrong_tree(tmp_path / "out", predicted, *sound) == []
+        unread = {name for slide, name in chosen.items() if slide not in failed}
+        assert not any("patches/c" in name or "thumbnail" in name for name in unread)
+        shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.fault("E13")
+def test_a_zarr_of_another_program_is_refused_and_left_as_it_is(
+    train, predict, cli, cohort, own_store, predicted, tmp_path
+):
+    foreign, slide = own_store / f"{SLIDES[4]}.zarr", SLIDES[4]
+    shutil.rmtree(foreign)
+    zarr.create_array(foreign, shape=(3,), dtype="u1")
+    before = tree(foreign)
+    ended = train(own_store)
+    assert wrong_ending(ended, 2) == []
+    assert f"{slide}.zarr: a zarr of another program" in ended.err
+    assert wrong_ending(predict(own_store), 1) == []
+    assert wrong_table(tmp_path / "out/predictions.csv", SLIDES) == []
+    others = [one for one in SLIDES if one != slide]
+    assert wrong_tree(tmp_path / "out", predicted, *others) == []
+    ended = timed(cli, "tile", cohort / "slides", "-o", own_store, "--recipe", "demo")
+    assert wrong_ending(ended, 1) == []
+    assert wrong_table(own_store / "status.csv", SLIDES) == []
+    assert wrong_ending(timed(cli, "verify", own_store), 1) == ["does not say what failed"]
+    assert tree(foreign) == before
+
+
+def resealed(store: Path, name: str, change: Callable[[bytes], bytes]) -> None:
+    """A file of a store exchanged by somebody who knows how to write its manifest."""
+    (store / name).write_bytes(change((store / name).read_bytes()))
+    (store / "manifest.json").unlink()
+    other = store.with_name("other.zarr")
+    commit_folder(store, other, {})
+    other.rename(store)
+
+
+def huge_frame(shard: bytes) -> bytes:
+    """The first patch announces 65000 x 65000 px."""
+    end = shard.index(b"\xff\xd9") + 2
+    frame = shard.index(b"\xff\xc0") + 5
+    body = shard[:frame] + (65_000).to_bytes(2, "big") * 2 + shard[frame + 4 : end]
+    return seal(body) + shard[end + 4 :]
+
+
+def many_zeros(chunk: bytes) -> bytes:
+    """A few hundred bytes that become 16 MiB."""
+    return seal(bytes(imagecodecs.zstd_encode(bytes(1 << 24))))
+
+
+@pytest.mark.fault("E14")
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("scale_2.0/patches/c.0.0.0.0", huge_frame),
+        ("scale_2.0/coords/c.0.0", many_zeros),
+        ("thumbnail/c.0.0.0", many_zeros),
+    ],
+    ids=["patches", "coords", "thumbnail"],
+)
+def test_a_chunk_that_becomes_too_large_fails_its_slide_alone(
+    train, predict, own_store, predicted, tmp_path, name, change
+):
+    slide = SLIDES[0]
+    resealed(own_store / f"{slide}.zarr", name, change)
+    ended = predict(own_store)
+    assert wrong_ending(ended, 1) == []
+    assert wrong_table(tmp_path / "out/predictions.csv", SLIDES) == []
+    states = states_in(tmp_path / "out/predictions.csv")
+    assert [one for one, state in states.items() if state == "failed"] == [slide]
+    assert wrong_tree(tmp_path / "out", predicted, *SLIDES[1:]) == []
+    ended = train(own_store)
+    if name.startswith("thumbnail"):  # which training does not look at
+        assert wrong_ending(ended, 0) == []
+    else:
+        assert wrong_ending(ended, 2) == []
+        assert slide in ended.err
