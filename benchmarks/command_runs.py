@@ -114,17 +114,17 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def tree(store: Path) -> dict[str, str]:
-    """Everything in a folder of stores with its digest; times, and nothing else, left out."""
+    """Everything in an output folder with its digest; times, and nothing else, left out."""
     found = {}
     for path in sorted(store.rglob("*")):
         name = path.relative_to(store).as_posix()
         if path.is_dir():
             found[name] = "a folder"
-        elif name == "status.csv":
+        elif path.name == "status.csv":
             rows = [{**row, "seconds": ""} for row in read_rows(path)]
             found[name] = hashlib.sha256(repr(rows).encode()).hexdigest()
-        elif name not in _TIMES:
-            found[name] = sha256_file(path)
+        else:
+            found[name] = "a file" if path.name in _TIMES else sha256_file(path)
     return found
 
 
