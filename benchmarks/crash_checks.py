@@ -132,7 +132,10 @@ def _is_whole(path: Path) -> bool:
             text = path.read_text(encoding="utf-8-sig")
             rows = list(csv.reader(text.splitlines()))
             return text.endswith("\n") and len(set(map(len, rows))) == 1
-        elif path.suffix in (".png", ".jpg"):
+        elif path.suffix == ".png":
+            with Image.open(path) as picture:
+                picture.verify()
+        elif path.suffix == ".jpg":
             with Image.open(path) as picture:
                 picture.load()
         elif path.suffix == ".safetensors":

@@ -14,7 +14,7 @@ from wsi_hr.geometry import Size
 
 _SLIDE = Size(256, 256)
 _LONGEST_RUN_S = 600.0
-_PATCHES = ("--patch-size", 128)
+_PATCHES = ("--patch-size", 64)
 _ENCODER = ("--encoder", "test_resnet", "--device", "cpu", "--batch-size", 1)
 _ONE_CORE = ("--set", "train.threads=1", "--set", "encoder.chunk=16")
 _FEW = (
@@ -104,7 +104,7 @@ class Cohort:
         verb, _, rest = name.removesuffix(" again").partition(" ")
         if verb == "tile":
             slides = "changed" if anew else "slides"
-            scales = ("--mpp", "0.5,1.0") if name.endswith("again") else ()
+            scales = ("--mpp", "1.0,2.0" if name.endswith("again") else "1.0")
             files = [self._folder / slides / f"{slide}.svs" for slide in ("s0", "s1")]
             return ("tile", *files, "-o", OUT, *_PATCHES, *scales)
         if verb == "train":
@@ -116,14 +116,14 @@ class Cohort:
         store = self._store("changed store" if anew else "store")
         if verb == "export":
             return ("export", store, "-o", OUT, "--format", rest)
-        return ("sample", store, "-o", OUT)
+        return ("sample", store, "-o", OUT, "--set", "encoder.name=test_resnet")
 
     def _train(self, *, features: bool = False, seed: int = 0) -> tuple[object, ...]:
         labels = ("--labels", self._folder / "labels.csv")
         settings = (
-            ("--method", "abmil", "--sampler", "learned", "--epochs", 3)
+            ("--method", "abmil", "--epochs", 2)
             if features
-            else (*_FEW, "--sampler", "attention", "--epochs", 2)
+            else (*_FEW, "--sampler", "learned", "--epochs", 2)
         )
         store = self._store("store of three", "s0", "s1", "s2")
         return (
@@ -142,7 +142,7 @@ class Cohort:
     def _store(self, name: str, *slides: str) -> Path:
         source = self._folder / ("changed" if name.startswith("changed") else "slides")
         files = [source / f"{slide}.svs" for slide in slides or ("s0", "s1")]
-        return self._made(name, ("tile", *files, "-o", OUT, *_PATCHES))
+        return self._made(name, ("tile", *files, "-o", OUT, *_PATCHES, "--mpp", 1.0))
 
     def _made(self, name: str, args: Iterable[object]) -> Path:
         """The output of a real run, which is made once."""

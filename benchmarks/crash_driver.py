@@ -52,7 +52,7 @@ class Fault:
     at: int
     how: str
     error: int = 0
-    kinds: tuple[str, ...] = ()
+    kinds: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
     python -m benchmarks.faults poison
     python -m benchmarks.faults rss --slides 200
     python -m benchmarks.faults mutations --count 10000
+    python -m benchmarks.faults crash_points
     python -m benchmarks.faults prove
 
 Each prints what it found as JSON (``--json FILE`` writes it too) and ends with 1 where something
@@ -23,11 +24,18 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.command_runs import Report
+from benchmarks.crash_commands import NAMES
+from benchmarks.crash_lane import NoCompilerError
+from benchmarks.crash_modes import MODES
+from benchmarks.crash_points import crash_points
 from benchmarks.mutation_faults import mutations
 from benchmarks.planted import BUGS
 from benchmarks.stage_faults import kills, poison, rss
 
 Fault = Callable[..., Report]
+
+_points = partial(crash_points, commands=("sample",))
+_exports = partial(crash_points, commands=("export clam",))
 
 PROOFS: tuple[tuple[str, Fault, str], ...] = (
     ("clock in the store", partial(kills, count=1, slides=2), "is different"),
@@ -44,6 +52,19 @@ PROOFS: tuple[tuple[str, Fault, str], ...] = (
     ("deadline ignored", partial(mutations, count=2, deadline_s=1), "its deadline was 1 s"),
     ("hash of another file", partial(mutations, count=40), "a silent change"),
     ("half a store", partial(mutations, count=8), "has 0 bytes instead"),
+    ("written in place", partial(_points, modes=("tear",)), "is cut short"),
+    ("name of its own", partial(_points, modes=("kill",)), "is a stray"),
+    ("swallowed", partial(_exports, modes=("full",)), "ended with 0, and"),
+    ("not for users", partial(_points, modes=("full",)), "a bare traceback"),
+    ("blames the request", partial(_points, modes=("full",)), "ended with 2"),
+    ("tries for ever", partial(_points, modes=("full",), deadline_s=10.0), "hangs"),
+    (
+        "replaced too early",
+        partial(crash_points, commands=("tile again",), modes=("kill",), calls=range(120)),
+        "which was finished, is lost",
+    ),
+    ("past the library", partial(_exports, modes=()), "only strace or only the library saw"),
+    ("by chance", partial(_exports, modes=()), "other calls the second time"),
 )
 """A planted bug, the run that must find it, and in which words."""
 
@@ -70,12 +91,20 @@ def main() -> None:
     many = commands.add_parser("mutations")
     many.add_argument("--count", type=int, default=10_000)
     many.add_argument("--first", type=int, default=0, help="number of the first mutant")
+    points = commands.add_parser("crash_points")
+    points.add_argument("--command", dest="names", action="append", choices=NAMES, help="only it")
+    points.add_argument("--mode", dest="modes", action="append", choices=MODES, help="only it")
+    points.add_argument("--call", dest="calls", action="append", type=int, help="only this number")
+    points.add_argument("--lanes", type=int, default=2, help="commands at a time")
     commands.add_parser("prove")
     given = parser.parse_args()
     if given.work is not None:
         given.work.mkdir(parents=True)
     folder = given.work or Path(tempfile.mkdtemp(prefix="wsi-hr-faults-"))
-    report = _run(given, folder)
+    try:
+        report = _run(given, folder)
+    except NoCompilerError as error:
+        parser.error(str(error))
     findings = {given.command: {**report.facts, "violations": report.violations}}
     text = json.dumps(findings, indent=2)
     print(text)
@@ -98,6 +127,15 @@ def _run(given: argparse.Namespace, folder: Path) -> Report:
         return rss(folder, slides=given.slides, seed=given.seed)
     if given.command == "mutations":
         return mutations(folder, count=given.count, first=given.first, seed=given.seed, say=say)
+    if given.command == "crash_points":
+        return crash_points(
+            folder,
+            commands=given.names or NAMES,
+            modes=given.modes or tuple(MODES),
+            calls=given.calls,
+            lanes=given.lanes,
+            say=say,
+        )
     report = Report({"proofs": len(PROOFS)})
     for number, (name, _, words) in enumerate(PROOFS):
         missed = prove(folder / str(number), seed=given.seed, number=number)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.crash_planted import CRASH_BUGS
+
 _HOOK = """
 import importlib.util, sys
 
@@ -60,6 +62,7 @@ POISON: dict[str, str] = {
 """What a slide named ``poison`` does to the process that opens it."""
 
 BUGS: dict[str, str] = {
+    **CRASH_BUGS,
     # A store depends on when it was made.
     "clock in the store": """
 import time
@@ -70,7 +73,7 @@ PLANTS |= {"wsi_hr": _plant}
     # Something half-written stays.
     "stray": """
 def _plant(module):
-    module._sweep = lambda store: (store / "left.zarr.tmp").mkdir(exist_ok=True)
+    module.sweep_attempts = lambda store: (store / "left.zarr.tmp").mkdir(exist_ok=True)
 PLANTS |= {"pipelines.tile": _plant}
 """,
     # A process outlives the run.
