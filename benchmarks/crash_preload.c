@@ -250,8 +250,8 @@ EXPORT ssize_t pwrite64(int fd, const void *data, size_t bytes, off64_t where)
     return pwrite(fd, data, bytes, where);
 }
 
-/* Several buffers: half of them is half of the first. */
-static ssize_t write_all(int fd, const struct iovec *parts, int num, off_t where, int has_place)
+/* Several buffers; half of them is half of the first. `where` -1: at the file's own position. */
+static ssize_t write_all(int fd, const struct iovec *parts, int num, off_t where, int flags)
 {
     size_t bytes = 0;
     for (int i = 0; i < num; i++)
@@ -259,24 +259,33 @@ static ssize_t write_all(int fd, const struct iovec *parts, int num, off_t where
     ssize_t let = allowed(fd, bytes);
     if (let < 0)
         return -1;
-    struct iovec first = {.iov_base = num ? parts[0].iov_base : NULL, .iov_len = num ? parts[0].iov_len / 2 : 0};
+    struct iovec first = {.iov_base = num ? parts[0].iov_base : NULL,
+                          .iov_len = num ? parts[0].iov_len / 2 : 0};
     int whole = (size_t)let == bytes;
-    long result = has_place ? syscall(SYS_pwritev, fd, whole ? parts : &first, whole ? num : 1, where, 0L)
-                            : syscall(SYS_writev, fd, whole ? parts : &first, whole ? num : 1);
-    return written(bytes, let, result);
+    return written(bytes, let,
+                   syscall(SYS_pwritev2, fd, whole ? parts : &first, whole ? num : 1, where, 0L, flags));
 }
 
 EXPORT ssize_t writev(int fd, const struct iovec *parts, int num)
 {
-    return write_all(fd, parts, num, 0, 0);
+    return write_all(fd, parts, num, -1, 0);
 }
 EXPORT ssize_t pwritev(int fd, const struct iovec *parts, int num, off_t where)
 {
-    return write_all(fd, parts, num, where, 1);
+    return write_all(fd, parts, num, where, 0);
 }
 EXPORT ssize_t pwritev64(int fd, const struct iovec *parts, int num, off64_t where)
 {
-    return write_all(fd, parts, num, where, 1);
+    return write_all(fd, parts, num, where, 0);
+}
+
+EXPORT ssize_t pwritev2(int fd, const struct iovec *parts, int num, off_t where, int flags)
+{
+    return write_all(fd, parts, num, where, flags);
+}
+EXPORT ssize_t pwritev64v2(int fd, const struct iovec *parts, int num, off64_t where, int flags)
+{
+    return write_all(fd, parts, num, where, flags);
 }
 
 EXPORT ssize_t sendfile(int to, int from, off_t *where, size_t bytes)
@@ -320,6 +329,17 @@ EXPORT int posix_fallocate(int fd, off_t where, off_t bytes)
 EXPORT int posix_fallocate64(int fd, off64_t where, off64_t bytes)
 {
     return posix_fallocate(fd, where, bytes);
+}
+
+EXPORT int fallocate(int fd, int mode, off_t where, off_t bytes)
+{
+    return fate_of_fd("truncate", fd, 0) == FAIL
+               ? -1
+               : (int)syscall(SYS_fallocate, fd, mode, where, bytes);
+}
+EXPORT int fallocate64(int fd, int mode, off64_t where, off64_t bytes)
+{
+    return fallocate(fd, mode, where, bytes);
 }
 
 EXPORT int fsync(int fd)

@@ -76,7 +76,7 @@ os.fsync(file)
 os.fdatasync(file)
 os.posix_fallocate(file, 0, 4096)
 os.ftruncate(file, 100)
-os.truncate("a", 50)
+os.truncate(os.path.join(folder, "a"), 50)
 os.fchmod(file, 0o644)
 os.chmod("a", 0o600)
 other = os.open("b", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, dir_fd=here)
@@ -271,7 +271,7 @@ def test_files_that_are_cut_short_are_found(tmp_path):
     for kind in ("png", "jpg"):
         Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / f"a.{kind}")
     (tmp_path / "a.json").write_text(json.dumps({"a": [1, 2, 3]}))
-    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": 2345}\n')
     (tmp_path / "a.csv").write_text("a,b\n1,23456\n")
     (tmp_path / "a.yaml").write_text("a: 1\n")
     assert cut_short(tmp_path) == []
