@@ -28,7 +28,7 @@ demo: $(STAMP)
 	$(BIN)/wsi-hr demo -o demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not docker'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not docker and not sweep'
 
 faults: $(STAMP)
 	$(BIN)/python -m benchmarks.fault_table

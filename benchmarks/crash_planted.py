@@ -29,12 +29,13 @@ PLANTS |= {"wsi_hr.runtime": _plant}
     # A failure is kept secret.
     "swallowed": """
 def _plant(module):
+    from wsi_hr.errors import WriteError
     from wsi_hr.exchange.export import Exported
     export = module.export_store
     def export_store(store, out, form):
         try:
             return export(store, out, form)
-        except OSError:
+        except WriteError:
             return Exported(out / store.slide_id, 1, kept=True)
     module.export_store = export_store
 PLANTS |= {"pipelines.export": _plant}
@@ -42,11 +43,12 @@ PLANTS |= {"pipelines.export": _plant}
     # Something a user can mend ends in a traceback.
     "not for users": """
 def _plant(module):
+    from wsi_hr.errors import WriteError
     draw = module.write_sheets
     def write_sheets(*args):
         try:
             return draw(*args)
-        except OSError as cause:
+        except WriteError as cause:
             raise RuntimeError("no sheet") from cause
     module.write_sheets = write_sheets
 PLANTS |= {"pipelines.sample": _plant}
@@ -54,12 +56,12 @@ PLANTS |= {"pipelines.sample": _plant}
     # The user is told that nothing was done.
     "blames the request": """
 def _plant(module):
-    from wsi_hr.errors import StoreError
+    from wsi_hr.errors import StoreError, WriteError
     draw = module.write_sheets
     def write_sheets(*args):
         try:
             return draw(*args)
-        except OSError as cause:
+        except WriteError as cause:
             raise StoreError("no sheet") from cause
     module.write_sheets = write_sheets
 PLANTS |= {"pipelines.sample": _plant}
@@ -68,12 +70,13 @@ PLANTS |= {"pipelines.sample": _plant}
     "tries for ever": """
 import time
 def _plant(module):
+    from wsi_hr.errors import WriteError
     write = module.write_table
     def write_table(*args):
         while True:
             try:
                 return write(*args)
-            except OSError:
+            except WriteError:
                 time.sleep(0.1)
     module.write_table = write_table
 PLANTS |= {"pipelines.sample": _plant}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 _CHANCE = (
     (re.compile(r"\.attempt-[0-9a-f]{32}"), ".attempt-*"),
-    (re.compile(r"wsi-hr-scratch-\w{8}"), "wsi-hr-scratch-*"),
+    (re.compile(r"wsi-hr-(?:scratch|unlocked)-[\w-]+"), "wsi-hr-scratch-*"),
     (re.compile(r"/#\d+( ?\(deleted\))?$"), "/(no name)"),  # O_TMPFILE
 )
 """Parts of paths that are drawn at random, and what stands for them."""

@@ -23,6 +23,7 @@ from benchmarks.crash_checks import (
     problems_of_kill,
     problems_of_resume,
 )
+from benchmarks.crash_commands import NAMES
 from benchmarks.crash_driver import HOW, Ended, Fault
 from benchmarks.crash_lane import NoCompilerError, build_preload, state_of
 from benchmarks.crash_modes import KINDS, MODES
@@ -317,6 +318,45 @@ def test_every_call_of_an_export_may_be_its_last_or_find_the_disk_full(tmp_path)
     if report.facts["strace"] == "not installed":
         pytest.skip("all but the comparison with strace, which is not installed")
     assert report.facts["strace"] == "0 differences"
+
+
+def _commands(verb: str) -> tuple[str, ...]:
+    return tuple(name for name in NAMES if name.partition(" ")[0] == verb)
+
+
+KILLS = ("kill", "tear")
+SWEEPS = {
+    **{
+        row: (_commands(verb), KILLS)
+        for row, verb in zip(
+            ("A5a", "A5b", "A5c", "A5d", "A5e"),
+            ("tile", "train", "predict", "export", "sample"),
+            strict=True,
+        )
+    },
+    "A6a": (NAMES, ("full", "ENOSPC", "short")),
+    "A6b": (NAMES, ("EIO",)),
+    "A6c": (NAMES, ("EACCES",)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.sweep
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(
+    ("commands", "modes"),
+    [pytest.param(*sweep, id=row, marks=pytest.mark.fault(row)) for row, sweep in SWEEPS.items()],
+)
+def test_every_call_goes_wrong(tmp_path, commands, modes):
+    report = crash_points(tmp_path, commands=commands, modes=modes)
+    assert report.violations == []
+    assert report.facts["cases"] > report.facts["states"] > 0
+
+
+def test_every_mode_is_swept():
+    assert {mode for _, modes in SWEEPS.values() for mode in modes} == set(MODES)
+    killed = [name for row in "abcde" for name in SWEEPS[f"A5{row}"][0]]
+    assert sorted(killed) == sorted(NAMES)
 
 
 @pytest.mark.slow
