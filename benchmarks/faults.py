@@ -54,7 +54,7 @@ PROOFS: tuple[tuple[str, Fault, str], ...] = (
     ("half a store", partial(mutations, count=8), "has 0 bytes instead"),
     ("written in place", partial(_points, modes=("tear",)), "is cut short"),
     ("name of its own", partial(_points, modes=("kill",)), "is a stray"),
-    ("swallowed", partial(_exports, modes=("full",)), "ended with 0, and"),
+    ("swallowed", partial(_exports, modes=("ENOSPC",)), "ended with 0, and"),
     ("not for users", partial(_points, modes=("full",)), "a bare traceback"),
     ("blames the request", partial(_points, modes=("full",)), "ended with 2"),
     ("tries for ever", partial(_points, modes=("full",), deadline_s=10.0), "hangs"),
