@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pipelines.lock import run_lock
 from pipelines.progress import progress_bar
-from pipelines.record import RunRecord
+from pipelines.record import RECORD, RunRecord
 from pipelines.scales import cut_at, require_scale, too_little_tissue
 from pipelines.status import printable
 from wsi_hr.bags.bag_set import BagSet, stored_slides
@@ -86,6 +86,8 @@ def _export_one(
     bags: BagSet, slide_id: str, out: Path, form: str, mpp: float | None
 ) -> dict[str, str]:
     row = {"slide_id": slide_id, "output": "", "status": "failed", "reason": "", "num_patches": "0"}
+    if slide_id.casefold() in (EXPORT_FILE, RECORD):
+        return {**row, "reason": f"{slide_id} is what a file of ours is called; rename the slide"}
     try:
         store = bags.store(slide_id)
         if not cut_at(store, mpp):

@@ -27,6 +27,7 @@ LOCK_FILE = ".run-lock"
 _URL = re.compile(r"[a-z][a-z0-9+.]+:/")  # as it looks after Path has made one slash of two
 _HELD = (errno.EAGAIN, errno.EACCES)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # no link is a lock of ours
 _TRIES = 100  # each is lost to a run that ends in the same moment
 
 
@@ -129,7 +130,7 @@ def _acquire(folder: Path, made: list[Path]) -> int:
         made += [each for each in (folder, *folder.parents) if not (each in made or each.exists())]
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            handle = os.open(path, _OPEN, 0o666)
         except FileNotFoundError:  # the run that had made the folder has just removed it
             continue
         try:

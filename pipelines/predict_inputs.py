@@ -14,7 +14,7 @@ from pipelines.tile import STATUS_FILE, tile_stage
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.table import read_table
 from wsi_hr.errors import ConfigError, FileNameError, LabelError, StoreError
-from wsi_hr.file_names import name_problem
+from wsi_hr.file_names import name_problem, require_own
 from wsi_hr.prediction.exports.tables import PredictionRow
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.store.patch_store import STORE_SUFFIX
@@ -72,7 +72,7 @@ def find_patches(
             f"{elsewhere[0]}: no store is there, and slides are read from files only; check the "
             "URL, or mount or copy the slides"
         )
-    folder = out / "store"
+    folder = require_own(out, "store")
     rows = tile_stage(
         slides,
         folder,

@@ -23,7 +23,7 @@ from pipelines.remote_stores import (
     upload_unfinished,
 )
 from wsi_hr.errors import StoreError, WriteError, writing
-from wsi_hr.file_names import beside, file_below, file_in
+from wsi_hr.file_names import beside, file_below, file_in, require_own
 from wsi_hr.geometry import BoolArray
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import fsync_dir
@@ -46,8 +46,14 @@ ATTEMPT = ".attempt-"
 
 
 def outdated_path(path: Place) -> Place:
-    """Where the store ``path`` is kept while it no longer says what its slide says."""
-    return file_in(path.parent / OUTDATED, path.name, of="store")
+    """Where the store ``path`` is kept while it no longer says what its slide says.
+
+    Raises:
+        FileNameError: a link that leads out of the folder of stores stands there.
+    """
+    folder = path.parent
+    aside = require_own(folder, OUTDATED) if isinstance(folder, Path) else folder / OUTDATED
+    return file_in(aside, path.name, of="store")
 
 
 def set_aside(path: Place) -> None:
@@ -208,6 +214,7 @@ def sweep_attempts(store: Place) -> None:
 
     Raises:
         StoreError: the store is behind a URL, and the server does not answer.
+        FileNameError: ``outdated`` is a link that leads out of ``store``.
     """
     if isinstance(store, RemotePath):
         for folder in (store, store / OUTDATED):
@@ -215,6 +222,7 @@ def sweep_attempts(store: Place) -> None:
         with writing(store):
             (store / OUTDATED).remove_empty()
         return
+    outdated = require_own(store, OUTDATED)
     patterns = (
         f"{ATTEMPT}*",
         f"{OUTDATED}/{ATTEMPT}*",
@@ -225,7 +233,7 @@ def sweep_attempts(store: Place) -> None:
         for stray in store.glob(pattern):
             shutil.rmtree(stray, ignore_errors=True)
     with suppress(OSError):  # absent, or not empty
-        (store / OUTDATED).rmdir()
+        outdated.rmdir()
 
 
 def _move(path: Place, target: Place) -> None:
@@ -254,6 +262,8 @@ def _remove(path: Place) -> None:
     """Remove a store, by a rename first, so that there is never half of one."""
     if isinstance(path, RemotePath):
         remove_store(path)
+    elif path.is_symlink():
+        path.unlink()  # what it leads to is not ours to remove
     elif path.exists():
         doomed = _attempt_beside(path)
         path.rename(doomed)

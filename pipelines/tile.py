@@ -33,7 +33,7 @@ from pipelines.tile_jobs import TileJob, run_jobs
 from pipelines.tile_spans import run_spans
 from wsi_hr.cohort.manifest import SlideRecord, find_slides
 from wsi_hr.config import TileConfig
-from wsi_hr.errors import ConfigError, CoordsError, SlideError, StoreError
+from wsi_hr.errors import ConfigError, CoordsError, FileNameError, SlideError, StoreError
 from wsi_hr.exchange.coords_h5 import find_coords
 from wsi_hr.file_names import file_in
 from wsi_hr.geometry import QcSummary
@@ -43,6 +43,7 @@ from wsi_hr.runtime import sha256_file, write_text_atomic
 from wsi_hr.slides.source import Source
 from wsi_hr.store.manifest import is_ours
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
+from wsi_hr.tiling.review import require_folders
 from wsi_hr.tiling.tile import at_scale, unreadable_note
 from wsi_hr.tiling.tissue import load_segmenter
 
@@ -109,6 +110,7 @@ def tile_stage(
     load_segmenter(config.segmenter)
     mask_paths = masks_of(records, masks, store)
     with run_lock(store), terminated_like_interrupted():
+        require_folders(store)
         _settle_config(store, config)
         sweep_attempts(store)
         table = StatusTable(store, [record.slide_id for record in records])
@@ -122,7 +124,7 @@ def tile_stage(
                     continue
                 try:
                     job = tile_job(record, store, config, mpp_override, coords, mask_paths)
-                except CoordsError as error:
+                except (CoordsError, FileNameError) as error:
                     table.put(status_row(record.slide_id, record.path, "failed", str(error)))
                     continue
                 kept = _finished_store(job)

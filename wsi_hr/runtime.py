@@ -58,6 +58,8 @@ def atomic_path(path: Place) -> Iterator[Path]:
         return
     tmp = temporary_name(path)
     with writing(path):
+        if tmp.is_symlink():
+            tmp.unlink()  # not ours: what it leads to would be written over
         try:
             yield tmp
             fsync_file(tmp)

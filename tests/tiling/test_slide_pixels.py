@@ -15,8 +15,9 @@ from two_stains import HE_32, concentrations, stained
 
 from wsi_hr.bags.bag_set import BagSet
 from wsi_hr.config import TileConfig
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import SlideError, StoreError
 from wsi_hr.geometry import Point, Size
+from wsi_hr.slides.source import Source
 from wsi_hr.store.patch_store import PatchStore, verify_store
 from wsi_hr.testing.svs import TILE_PX, write_svs
 from wsi_hr.tiling import slide_pixels
@@ -160,6 +161,24 @@ def test_a_slide_that_moved_is_found_where_the_user_says(tmp_path, jpeg_slide, m
     (tmp_path / "new/site/a ü/s.svs").write_bytes(b"another")
     with pytest.raises(StoreError, match=r"new/site/a ü/s\.svs is not the file it was made from"):
         open_store(store.path).read(np.array([4]))
+
+
+def test_no_slide_is_looked_for_beside_the_folder_the_user_says(tmp_path, monkeypatch):
+    """A store may say what it likes: ``..`` in it never leads out of that folder."""
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "secret.svs").write_bytes(b"of somebody")
+    monkeypatch.setenv(SLIDES_VARIABLE, str(tmp_path / "slides"))
+    for told in ("/a/../secret.svs", "/a/b/../../secret.svs", "../secret.svs"):
+        assert slide_pixels._whereabouts(Path(told)) == Path(told)
+    (tmp_path / "slides/secret.svs").write_bytes(b"mine")
+    found = slide_pixels._whereabouts(Path("/a/../secret.svs"))
+    assert found == tmp_path / "slides/secret.svs"
+
+
+def test_a_pipe_that_a_store_names_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.svs")
+    with pytest.raises(SlideError, match="not a regular file"):
+        Source.of(tmp_path / "pipe.svs")
 
 
 def test_threads_and_forks_read_what_one_process_reads(tmp_path, jpeg_slide, monkeypatch):

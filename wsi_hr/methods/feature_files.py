@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_hr.errors import CheckpointError, writing
-from wsi_hr.file_names import file_in
+from wsi_hr.file_names import file_in, own_folder
 from wsi_hr.geometry import Int64Array
 from wsi_hr.runtime import atomic_path
 
@@ -151,7 +151,7 @@ class FeatureFiles:
         """
         path = self._path(slide_id)
         with writing(path):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            own_folder(self.folder.parent, self.folder.name)
         with atomic_path(path) as tmp, tmp.open("wb") as handle:
             np.lib.format.write_array_header_1_0(handle, _header(shape, self.dtype))
             crc = 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -144,6 +146,8 @@ def _companions(path: Path) -> list[Path]:
 def stamp_of(file: Path) -> FileStamp:
     """The stamp of one file."""
     found = file.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe, which a store may name, would be read for ever
+        raise OSError(errno.EINVAL, "not a regular file", str(file))
     return FileStamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 

@@ -166,7 +166,9 @@ def sweep(path: Path) -> None:
     """Delete what an interrupted run left beside the store ``path``."""
     for suffix in (TMP_SUFFIX, _OLD_SUFFIX):
         stray = beside(path, after=suffix)
-        if stray.is_dir():
+        if stray.is_symlink():
+            stray.unlink()
+        elif stray.is_dir():
             shutil.rmtree(stray)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from wsi_hr.errors import writing
-from wsi_hr.file_names import P, file_in, own_folder
+from wsi_hr.file_names import P, file_in, own_folder, require_own
 from wsi_hr.geometry import Bounds, MaskCode, Mpp, QcSummary, TissueMask, UInt8Array
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import atomic_path, write_text_atomic
@@ -129,6 +129,17 @@ def _files(folder: P, slide_id: str) -> tuple[P, P]:
 def _make_folders(folder: Path) -> None:
     for name in (PICTURES, OUTLINES):
         own_folder(folder, name)
+
+
+def require_folders(folder: Place) -> None:
+    """Make sure that what is written and read there lies in ``folder``.
+
+    Raises:
+        FileNameError: one of its folders is a link that leads elsewhere.
+    """
+    if isinstance(folder, Path):
+        require_own(folder, PICTURES)
+        require_own(folder, OUTLINES)
 
 
 def _left_alone(outlines: Place) -> bool:

@@ -100,7 +100,7 @@ def _whereabouts(tiled: Path) -> Path:
     for folder in os.environ.get(SLIDES_VARIABLE, "").split(os.pathsep):
         for first in range(len(tiled.parts) - 1, 0, -1) if folder else ():
             if ".." in tiled.parts[first:]:
-                break
+                break  # it would lead out of the folder
             moved = Path(folder, *tiled.parts[first:])
             if moved.exists():
                 return moved

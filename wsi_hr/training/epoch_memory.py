@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_hr.errors import CheckpointError
-from wsi_hr.file_names import file_in, own_folder
+from wsi_hr.file_names import file_in, own_folder, require_own
 from wsi_hr.geometry import Float32Array
 from wsi_hr.runtime import atomic_path
 
@@ -35,7 +35,9 @@ class EpochMemory:
         self._before = file_in(memory, _epoch_name(epoch - 1), of="epoch")
         self._now = own_folder(memory, _epoch_name(epoch))
         for older in memory.iterdir():
-            if older not in (self._before, self._now):
+            if older.is_symlink():
+                older.unlink()  # not ours, nor is what it leads to
+            elif older not in (self._before, self._now):
                 shutil.rmtree(older)
 
     def recall(self, slide_id: str) -> Float32Array | None:
@@ -65,8 +67,12 @@ class EpochMemory:
 
 
 def forget(run_dir: Path) -> None:
-    """Remove the memory of a run that is at its end."""
-    shutil.rmtree(run_dir / MEMORY, ignore_errors=True)
+    """Remove the memory of a run that is at its end.
+
+    Raises:
+        FileNameError: a link that leads out of the run's folder stands there.
+    """
+    shutil.rmtree(require_own(run_dir, MEMORY), ignore_errors=True)
 
 
 def _epoch_name(epoch: int) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wsi_hr.bags.bag import Bag, PatchSource
 from wsi_hr.errors import CheckpointError
+from wsi_hr.file_names import own_folder, require_own
 from wsi_hr.geometry import Float32Array, Int64Array
 from wsi_hr.methods.method import SlideMemory
 from wsi_hr.models.thumbnail_vit import ThumbnailViT, at_patches, build_thumbnail_vit, token_grid
@@ -104,7 +105,7 @@ class Sampling:
     def _teach(self, config: LearnedConfig, sight: _Sight) -> None:
         assert self.distillation is not None
         source = sight.bag.source
-        teachers = EpochMemory(self._run_dir / TEACHER, sight.epoch)
+        teachers = EpochMemory(own_folder(self._run_dir, TEACHER), sight.epoch)
         before = teachers.recall(source.slide_id)
         logits_JN = recall(sight.memory, source)
         if logits_JN is not None:
@@ -127,9 +128,10 @@ class Sampling:
 
     def forget(self) -> None:
         """Remove what was kept for the next epoch."""
-        forget(self._run_dir / TEACHER)
+        teacher = require_own(self._run_dir, TEACHER)
+        forget(teacher)
         with suppress(OSError):  # not there, or holds what is not ours
-            (self._run_dir / TEACHER).rmdir()
+            teacher.rmdir()
 
 
 @dataclass(frozen=True, eq=False)
