@@ -32,7 +32,7 @@ from pipelines.commands.tile import tile
 from pipelines.commands.train import train
 from pipelines.commands.verify import verify
 from wsi_hr import __version__
-from wsi_hr.errors import TrainingError, WriteError, WsiHrError
+from wsi_hr.errors import MidwayError, WsiHrError
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +113,10 @@ def main() -> None:
         code = app(standalone_mode=False)
     except WsiHrError as error:
         complain(str(error))
-        midway = isinstance(error, TrainingError | WriteError)
-        code = EXIT_SOME_FAILED if midway else EXIT_BAD_REQUEST
+        code = EXIT_BAD_REQUEST
+        if isinstance(error, MidwayError):
+            logger.info("it comes from", exc_info=True)
+            code = EXIT_SOME_FAILED
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
     except OSError as error:

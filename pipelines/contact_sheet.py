@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
+from wsi_hr import __version__
+from wsi_hr.errors import writing
 from wsi_hr.file_names import file_in
 from wsi_hr.remote import Place
 from wsi_hr.runtime import atomic_path
@@ -14,6 +20,8 @@ from wsi_hr.tiling.mask_files import MASK_COLORS
 from wsi_hr.tiling.review import PICTURE_PX, picture_of
 
 SHEET = "contact_sheet.png"
+_SHEETS = re.compile(r"contact_sheet(_[0-9]+)?\.png")
+_CHUNK = "wsi-hr"  # of a sheet's texts, for its key
 Color = tuple[int, int, int]
 _COLUMNS, _ROWS = 6, 8
 _CAPTION_PX, _GAP_PX, _HEAD_PX = 40, 12, 36
@@ -63,7 +71,8 @@ def write_sheets(
         legend: colours by their meaning.
 
     Returns:
-        The sheets; those of an earlier, longer list are removed.
+        The sheets; one that would be the same again is kept, and those of an earlier, longer list
+        are removed.
     """
     per_sheet = _COLUMNS * _ROWS
     sheets: list[Place] = []
@@ -72,13 +81,41 @@ def write_sheets(
         path = folder / SHEET
         if number > 1:
             path = file_in(folder, f"contact_sheet_{number}", ".png", of="contact sheet")
-        with atomic_path(path) as temporary:
-            _draw(entries[first : first + per_sheet], legend).save(temporary, format="PNG")
+        some = entries[first : first + per_sheet]
+        key = _key(some, legend)
+        if _key_of(path) != key:
+            texts = PngInfo()
+            texts.add_text(_CHUNK, key)
+            with atomic_path(path) as temporary:
+                _draw(some, legend).save(temporary, format="PNG", pnginfo=texts)
         sheets.append(path)
     for path in folder.glob("contact_sheet*.png"):
-        if path not in sheets:
-            path.unlink()
+        if _SHEETS.fullmatch(path.name) and path not in sheets:
+            with writing(path):
+                path.unlink(missing_ok=True)
     return sheets
+
+
+def _key(entries: Sequence[Entry], legend: Mapping[str, Color]) -> str:
+    """All that a sheet of these depends on: equal keys mean equal sheets."""
+    digest = hashlib.sha256(repr((__version__, legend)).encode())
+    for entry in entries:
+        content = None
+        with suppress(OSError):
+            content = None if entry.picture is None else entry.picture.read_bytes()
+        drawn = None if content is None else hashlib.sha256(content).hexdigest()
+        facts = repr((entry.caption, entry.bad, drawn))
+        digest.update(facts.encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()
+
+
+def _key_of(path: Place) -> str | None:
+    """The key of the sheet that is there; None: there is none, or not one of ours."""
+    try:
+        with path.open("rb") as file, Image.open(file, formats=["PNG"]) as sheet:
+            return sheet.info.get(_CHUNK)
+    except (OSError, SyntaxError, ValueError):
+        return None
 
 
 def _draw(entries: Sequence[Entry], legend: Mapping[str, Color]) -> Image.Image:

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from pipelines.lock import run_lock
 from pipelines.predict import heatmap_of, predict_stage
 from pipelines.sentences import say
 from pipelines.settings import resolve
 from pipelines.tile import tile_stage
 from pipelines.train import LabelsSource, train_stage
-from wsi_hr.errors import ConfigError, WsiHrError
+from wsi_hr.config import Config
+from wsi_hr.errors import ConfigError, MidwayError
 from wsi_hr.file_names import file_in
 from wsi_hr.machine import num_usable_cores
 from wsi_hr.runtime import write_text_atomic
@@ -76,8 +78,19 @@ def run_demo(
     """
     if method not in RECIPES:
         raise ConfigError(f"--method {method}: the demo knows {' and '.join(RECIPES)}")
-    out.mkdir(parents=True, exist_ok=True)
     config = resolve(RECIPES[method], {"seed": seed}, assignments)
+    with run_lock(out):
+        return _run_demo(out, config, seed, method, workers, console)
+
+
+def _run_demo(
+    out: Path,
+    config: Config,
+    seed: int,
+    method: str,
+    workers: int | None,
+    console: Console | None,
+) -> DemoReport:
     cohort, store, run, results = (
         file_in(out, name, of="folder of the demo")
         for name in (
@@ -101,7 +114,7 @@ def run_demo(
     rows = tile_stage([cohort / "slides"], store, config.tile, workers=workers, console=console)
     failed = [row for row in rows if row["status"] != "done"]
     if failed:
-        raise WsiHrError(
+        raise MidwayError(
             f"{failed[0]['path']}: {failed[0]['status']} ({failed[0]['reason']}); "
             f"remove {out} and start again"
         )

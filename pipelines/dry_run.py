@@ -21,7 +21,6 @@ from pipelines.sentences import say
 from pipelines.status import status_row
 from pipelines.tile import (
     require_coords,
-    require_same_settings,
     require_slides,
     shared_out,
     stands_already,
@@ -30,6 +29,7 @@ from pipelines.tile import (
     unusable_row,
     where_to_work,
 )
+from pipelines.tile_settings import require_same_settings
 from wsi_hr.cohort.table import write_table
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import CoordsError

@@ -15,6 +15,7 @@ from pipelines.status import printable
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.table import write_table
 from wsi_hr.errors import ConfigError, FileNameError, StoreError
+from wsi_hr.exchange.coords_h5 import PATCHES_FOLDER
 from wsi_hr.exchange.export import FORMATS, export_store
 from wsi_hr.remote import Place
 from wsi_hr.store.patch_store import STORE_SUFFIX
@@ -54,7 +55,7 @@ def export_stage(
     Raises:
         WsiHrError: nothing can be done at all: an unknown form, no stores, or none of that scale,
             another run in the output folder, or one that is itself what is read.
-        OSError: the disk does not take it; what was finished is kept by the next run.
+        WriteError: the disk does not take it; what was finished is kept by the next run.
     """
     if form not in FORMATS:
         raise ConfigError(f"--format {form}: choose one of {', '.join(FORMATS)}")
@@ -70,7 +71,7 @@ def export_stage(
     require_scale(bags, slide_ids, mpp)
     record = RunRecord("export", ExportSettings(format=form, mpp=mpp))
     rows: list[dict[str, str]] = []
-    with run_lock(out):
+    with run_lock(out, PATCHES_FOLDER, f"*/{PATCHES_FOLDER}"):
         try:
             with progress_bar(console, "exporting", len(slide_ids)) as advance:
                 for slide_id in slide_ids:

@@ -19,6 +19,7 @@ from pathlib import Path
 from wsi_hr.errors import StoreError, writing
 from wsi_hr.living import lives, this_process
 from wsi_hr.remote import Place, RemotePath
+from wsi_hr.runtime import sweep_temporaries
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,16 @@ _TRIES = 100  # each is lost to a run that ends in the same moment
 
 
 @contextmanager
-def run_lock(folder: Place) -> Iterator[None]:
+def run_lock(folder: Place, *inner: str) -> Iterator[None]:
     """Make ``folder`` if need be and hold it for this run.
 
-    The lock file says who holds it; a file left by a run that was killed is taken over. A folder
-    that was made here is gone again if nothing was written into it.
+    The lock file says who holds it; a file left by a run that was killed is taken over, and what
+    it had begun to write is swept. A folder that was made here is gone again if nothing was written
+    into it.
+
+    Args:
+        folder: where the run writes.
+        inner: patterns of folders in it that it writes files to.
 
     Raises:
         StoreError: another run holds the folder, or nobody could write there.
@@ -56,6 +62,9 @@ def run_lock(folder: Place) -> Iterator[None]:
         with writing(folder), _choose_another(folder):
             handle = _acquire(folder, made)
         try:
+            for place in (folder, *(place for pattern in inner for place in folder.glob(pattern))):
+                if not place.is_symlink():
+                    sweep_temporaries(place)
             yield
         finally:
             (folder / LOCK_FILE).unlink(missing_ok=True)

@@ -100,7 +100,7 @@ def predict_stage(
     run = load_run(run_dir, device=device)
     torch.set_num_threads(run.config.train.threads or num_usable_cores())
     record = RunRecord("predict", run.config)
-    with run_lock(out):
+    with run_lock(out, HEATMAPS, CLASS_MAPS, PATCHES):
         source = find_patches(run, inputs, out, mpp_override, workers, console)
         if split is not None:
             source = part_of(source, run_dir, split, console)

@@ -62,7 +62,7 @@ def sample_stage(
     Raises:
         WsiHrError: nothing can be done at all: no stores, or none of that scale, settings that do
             not fit, another run in the output folder.
-        OSError: the disk does not take it.
+        WriteError: the disk does not take it.
     """
     slide_ids = stored_slides(store)
     if not slide_ids:
@@ -80,7 +80,7 @@ def sample_stage(
     bags = BagSet(store, mpp=mpp)
     require_scale(bags, slide_ids, mpp)
     rows: list[dict[str, str]] = []
-    with run_lock(out):
+    with run_lock(out, PATCHES, PICTURES):
         sampling = Sampling(config.sampler, config.seed, pick_device(config.train.device), out)
         at_least = _min_patches(config)
         for folder in (PATCHES, PICTURES):

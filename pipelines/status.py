@@ -60,10 +60,14 @@ class StatusTable:
         """The rows there are so far, in the order of the input."""
         return [self._rows[slide_id] for slide_id in self._order if slide_id in self._rows]
 
-    def put(self, row: Mapping[str, str]) -> None:
-        """Add a slide's row; the file follows within two seconds of work."""
+    def note(self, row: Mapping[str, str]) -> None:
+        """Add a slide's row; the file is left as it is, for nothing has been done yet."""
         assert row["slide_id"] not in self._rows, "a slide ends exactly once"
         self._rows[row["slide_id"]] = dict(row)
+
+    def put(self, row: Mapping[str, str]) -> None:
+        """Add a slide's row; the file follows within two seconds of work."""
+        self.note(row)
         if time.monotonic() - self._written > _WRITE_EVERY_S:
             self.write()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import threading
@@ -15,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipelines.cluster import Where
-from pipelines.contact_sheet import SHEET, write_contact_sheets
+from pipelines.contact_sheet import write_contact_sheets
 from pipelines.disk import require_room
 from pipelines.lock import run_lock
 from pipelines.mask_folder import masks_of
@@ -30,6 +29,7 @@ from pipelines.replacement import (
 )
 from pipelines.status import STATUS_COLUMNS, STATUS_FILE, StatusTable, printable, status_row
 from pipelines.tile_jobs import TileJob, run_jobs
+from pipelines.tile_settings import differing, require_same_settings, settled
 from pipelines.tile_spans import run_spans
 from wsi_hr.cohort.manifest import SlideRecord, find_slides
 from wsi_hr.config import TileConfig
@@ -39,7 +39,7 @@ from wsi_hr.file_names import file_in
 from wsi_hr.geometry import QcSummary
 from wsi_hr.machine import num_usable_cores, usable_memory
 from wsi_hr.remote import Place
-from wsi_hr.runtime import sha256_file, write_text_atomic
+from wsi_hr.runtime import sha256_file
 from wsi_hr.slides.source import Source
 from wsi_hr.store.manifest import is_ours
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
@@ -47,13 +47,9 @@ from wsi_hr.tiling.review import require_folders
 from wsi_hr.tiling.tile import at_scale, unreadable_note
 from wsi_hr.tiling.tissue import load_segmenter
 
-__all__ = ["STATUS_COLUMNS", "STATUS_FILE", "TILE_FILE", "tile_stage"]
+__all__ = ["STATUS_COLUMNS", "STATUS_FILE", "tile_stage"]
 
 logger = logging.getLogger(__name__)
-
-TILE_FILE = "tile.json"
-RUN_LIMITS = frozenset({"deadline_s", "memory_gib", "max_unreadable"})
-"""Settings that decide whether a slide comes out, not what comes out: they may change."""
 
 _SLIDE_BYTES = 512 << 20
 """More than most slides take: with less memory for each, fewer are worked on at a time."""
@@ -111,7 +107,7 @@ def tile_stage(
     mask_paths = masks_of(records, masks, store)
     with run_lock(store), terminated_like_interrupted():
         require_folders(store)
-        _settle_config(store, config)
+        require_same_settings(store, config)
         sweep_attempts(store)
         table = StatusTable(store, [record.slide_id for record in records])
         digests: dict[str, list[str]] = defaultdict(list)
@@ -120,12 +116,12 @@ def tile_stage(
         with counted(console, "looking at slides", records) as looked_at:
             for record in looked_at:
                 if record.problem is not None:
-                    table.put(unusable_row(record))
+                    table.note(unusable_row(record))
                     continue
                 try:
                     job = tile_job(record, store, config, mpp_override, coords, mask_paths)
                 except (CoordsError, FileNameError) as error:
-                    table.put(status_row(record.slide_id, record.path, "failed", str(error)))
+                    table.note(status_row(record.slide_id, record.path, "failed", str(error)))
                     continue
                 kept = _finished_store(job)
                 if kept is None:
@@ -134,25 +130,35 @@ def tile_stage(
                     digests[kept.info.source_sha256].append(record.slide_id)
                     qc_of[record.slide_id] = kept.info.segmenter, kept.info.qc
                     earlier = table.earlier.get(record.slide_id, {})
-                    table.put(_kept_row(record, kept, earlier))
+                    table.note(_kept_row(record, kept, earlier))
         require_room(jobs, where.workers)
-        try:
-            with slide_bar(console, "tiling", len(records), len(records) - len(jobs)) as bar:
-                run_all = run_jobs if where.scheduler is None else run_spans
-                for outcome in run_all(*shared_out(jobs, where), bar.working):
-                    table.put(outcome.row)
-                    qc_of[outcome.row["slide_id"]] = outcome.mask, outcome.qc
-                    digests[outcome.source_sha256].append(outcome.row["slide_id"])
-                    bar.finished(outcome.row["slide_id"], int(outcome.row["num_patches"]))
-        finally:
-            table.write()
-            sweep_attempts(store)
-            qc_rows = write_qc(store, table.rows, qc_of)
-        if jobs or not (store / SHEET).exists():
-            write_contact_sheets(store, qc_rows)
-        _warn_of_copies(digests)
-        run.write(store, states={row["slide_id"]: row["status"] for row in table.rows})
+        with settled(store, config):
+            try:
+                with slide_bar(console, "tiling", len(records), len(records) - len(jobs)) as bar:
+                    run_all = run_jobs if where.scheduler is None else run_spans
+                    for outcome in run_all(*shared_out(jobs, where), bar.working):
+                        table.put(outcome.row)
+                        qc_of[outcome.row["slide_id"]] = outcome.mask, outcome.qc
+                        digests[outcome.source_sha256].append(outcome.row["slide_id"])
+                        bar.finished(outcome.row["slide_id"], int(outcome.row["num_patches"]))
+            except ConfigError:
+                raise  # a cluster that cannot be used: nothing has been done
+            except BaseException:
+                _write_tables(store, table, qc_of)
+                raise
+            write_contact_sheets(store, _write_tables(store, table, qc_of))
+            _warn_of_copies(digests)
+            run.write(store, states={row["slide_id"]: row["status"] for row in table.rows})
     return table.rows
+
+
+def _write_tables(
+    store: Place, table: StatusTable, qc_of: Mapping[str, tuple[str, QcSummary | None]]
+) -> list[dict[str, str]]:
+    """Write down how the slides ended, as far as they did; the rows of ``qc.csv``."""
+    table.write()
+    sweep_attempts(store)
+    return write_qc(store, table.rows, qc_of)
 
 
 def shared_out(jobs: Sequence[TileJob], where: Where) -> tuple[list[TileJob], Where]:
@@ -274,7 +280,7 @@ def _current_store(path: Place, job: TileJob) -> PatchStore | None:
         same = (
             info.source_size == source.size
             and info.source_edges_sha256 == source.edges_sha256()
-            and not _differing(info.asked.model_dump(mode="json"), job.config)
+            and not differing(info.asked.model_dump(mode="json"), job.config)
             and _mpp_stands(found, job)
             and info.coords_sha256 == (sha256_file(job.coords) if job.coords else "")
             and info.mask_sha256 == (sha256_file(job.mask_path) if job.mask_path else "")
@@ -338,51 +344,6 @@ def _scales(found: PatchStore) -> list[PatchStore]:
     """The store at each scale at which it has patches, its main one first."""
     others = [PatchStore.open(found.path, mpp) for mpp in found.info.asked.more_mpp]
     return [found, *(other for other in others if other.info.tile.mpp != found.info.tile.mpp)]
-
-
-def _settle_config(store: Place, config: TileConfig) -> None:
-    """Write the settings down, or make sure that they are those of the stores already there.
-
-    Raises:
-        ConfigError: they are not.
-    """
-    require_same_settings(store, config)
-    text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
-    write_text_atomic(store / TILE_FILE, text)
-
-
-def require_same_settings(store: Place, config: TileConfig) -> None:
-    """Make sure that ``config`` is what the stores already in a folder were cut with.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    path = store / TILE_FILE
-    try:
-        settled = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        settled = {}
-    except (OSError, ValueError) as cause:
-        raise ConfigError(
-            f"{path}: damaged; restore it, or delete it if the stores beside it were cut with the "
-            "settings of this run"
-        ) from cause
-    differing = _differing(settled, config) if settled else []
-    if differing:
-        raise ConfigError(
-            f"{store}: holds stores of other settings ({'; '.join(differing)}); choose another "
-            "output folder or the old settings"
-        )
-
-
-def _differing(settled: Mapping[str, object], config: TileConfig) -> list[str]:
-    """Settings that change what comes out and are not the same, with both values."""
-    asked = config.model_dump(mode="json")
-    return [
-        f"tile.{key} was {settled.get(key)}, now {asked.get(key)}"
-        for key in sorted({*settled, *asked} - RUN_LIMITS)
-        if settled.get(key) != asked.get(key)
-    ]
 
 
 def _warn_of_copies(digests: Mapping[str, Sequence[str]]) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from pipelines.progress import progress_bar
 from pipelines.replacement import ATTEMPT
 from pipelines.status import STATUS_COLUMNS, STATUS_FILE, printable
-from pipelines.tile import RUN_LIMITS, TILE_FILE
+from pipelines.tile_settings import RUN_LIMITS, TILE_FILE
 from wsi_hr.cohort.manifest import SlideRecord, find_slides
 from wsi_hr.cohort.table import read_table
 from wsi_hr.config import TileConfig
@@ -220,6 +220,8 @@ def _check_settings(folder: Place, checks: Sequence[StoreCheck]) -> Iterator[str
         text = path.read_text(encoding="utf-8")
         settled = TileConfig.model_validate(json.loads(text)).model_dump(exclude=set(RUN_LIMITS))
     except FileNotFoundError:
+        if not any(check.path.parent == folder for check in checks):
+            return  # no slide has come out yet, so no settings bind the folder
         yield f"{path}: missing; run the same wsi-hr tile again, which writes it"
         return
     except (OSError, ValueError, ValidationError):

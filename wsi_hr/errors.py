@@ -42,7 +42,11 @@ class CheckpointError(WsiHrError):
     """A run folder or checkpoint is damaged or does not fit what it is asked to do."""
 
 
-class TrainingError(WsiHrError):
+class MidwayError(WsiHrError):
+    """Work that was begun cannot be finished; what was finished is kept. The exit code is 1."""
+
+
+class TrainingError(MidwayError):
     """Training cannot go on, for instance because the loss is no longer a number."""
 
 
@@ -50,7 +54,7 @@ class CoordsError(WsiHrError):
     """A file of patch coordinates is missing, damaged, or does not fit what is asked of it."""
 
 
-class WriteError(WsiHrError):
+class WriteError(MidwayError):
     """Something cannot be written: no room, no permission, a disk that is gone."""
 
 

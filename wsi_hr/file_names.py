@@ -12,7 +12,7 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from wsi_hr.errors import FileNameError
+from wsi_hr.errors import FileNameError, writing
 
 if TYPE_CHECKING:
     from wsi_hr.remote import Place
@@ -118,10 +118,11 @@ def own_folder(folder: Path, name: str) -> Path:
 
     Raises:
         FileNameError: see :func:`require_own`.
-        OSError: it cannot be made.
+        WriteError: it cannot be made.
     """
     inner = require_own(folder, name)
-    inner.mkdir(parents=True, exist_ok=True)
+    with writing(inner):
+        inner.mkdir(parents=True, exist_ok=True)
     return inner
 
 

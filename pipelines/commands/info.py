@@ -18,8 +18,10 @@ def info(
 ) -> None:
     """Tell what a slide is: vendor, levels, mpp and whose word it is, problems."""
     from pipelines.info import print_info, slide_info
+    from wsi_hr.cohort.manifest import require_inputs
 
     console = stdout()
+    require_inputs(slides)
     failed = False
     for path in slides:
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsi_hr.cohort.manifest import SlideRecord, find_slides
-from wsi_hr.errors import LabelError
+from wsi_hr.errors import LabelError, SlideError
 
 
 def touch(path: Path) -> Path:
@@ -49,12 +49,21 @@ def test_a_named_file_is_tried_whatever_its_suffix(tmp_path):
     assert records[0].problem is None
 
 
-def test_what_is_absent_is_listed_with_its_problem(tmp_path):
-    (record,) = find_slides([tmp_path / "gone.svs"])
-    assert record.slide_id == "gone"
-    assert record.problem is not None
-    assert "no such file" in record.problem
-    assert not record.redundant
+def test_inputs_that_are_not_there_are_refused_by_their_names(tmp_path):
+    """A mistyped name is a wrong request; of a manifest's rows each is a slide of its own."""
+    there = touch(tmp_path / "a.svs")
+    (tmp_path / "link.svs").symlink_to(tmp_path / "nowhere.svs")
+    mistyped = [tmp_path / "slidess", tmp_path / "b.svs", tmp_path / "link.svs"]
+    names_of_all = ", ".join(map(str, mistyped))
+    with pytest.raises(SlideError, match=f"^{names_of_all}: no such file or folder; correct"):
+        find_slides([mistyped[0], there, *mistyped[1:]])
+
+
+def test_what_is_neither_file_nor_folder_is_listed_with_its_problem(tmp_path):
+    os.mkfifo(tmp_path / "pipe.svs")
+    (record,) = find_slides([tmp_path / "pipe.svs"])
+    assert (record.slide_id, record.redundant) == ("pipe", False)
+    assert record.problem == f"{tmp_path / 'pipe.svs'}: neither a file nor a folder"
 
 
 def test_an_empty_folder_has_no_slides(tmp_path):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsi_hr.cohort.table import MPP_ALIASES, SLIDE_ALIASES, Table, match_column, read_table
-from wsi_hr.errors import LabelError
+from wsi_hr.errors import LabelError, SlideError
 from wsi_hr.file_names import plain_name
 from wsi_hr.slides.dicom_series import DICOM_SUFFIXES, series_uid
 from wsi_hr.slides.open import SLIDE_SUFFIXES, slide_id_of
@@ -59,8 +59,10 @@ def find_slides(inputs: Sequence[Path]) -> list[SlideRecord]:
         listed with its ``problem``, never left out.
 
     Raises:
+        SlideError: some inputs are not there; names all of them.
         LabelError: a manifest cannot be used.
     """
+    require_inputs(inputs)
     found: list[SlideRecord] = []
     for given in inputs:
         if given.is_dir():
@@ -70,9 +72,21 @@ def find_slides(inputs: Sequence[Path]) -> list[SlideRecord]:
         elif given.is_file():
             found.append(_record(given))
         else:
-            found.append(replace(_record(given), problem=f"{given}: no such file or folder"))
+            found.append(replace(_record(given), problem=f"{given}: neither a file nor a folder"))
     found.sort(key=lambda record: os.fsencode(record.path))
     return _with_unique_ids(_without_repetitions(found))
+
+
+def require_inputs(inputs: Sequence[Path]) -> None:
+    """See that what was named is there: a mistyped name is a wrong request, no slide that failed.
+
+    Raises:
+        SlideError: some inputs are not there; names all of them.
+    """
+    missing = [given for given in inputs if not os.path.exists(given)]
+    if missing:
+        names = (os.fsencode(given).decode("utf-8", "backslashreplace") for given in missing)
+        raise SlideError(f"{', '.join(names)}: no such file or folder; correct the name")
 
 
 def _record(path: Path) -> SlideRecord:
