@@ -11,6 +11,7 @@ from wsi_hr.errors import SlideError
 _HEAD_BYTES = 512
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MRXS_INDEX = "Slidedat.ini"
+_VSI_SUFFIX = ".vsi"
 _HTML = re.compile(rb"\s*(<!--.*?-->\s*)?<(!doctype\s+html|html|head|body)\b", re.I | re.S)
 
 _EXPORT = "give the file the scanner wrote, or a pyramidal TIFF made of it"
@@ -45,7 +46,7 @@ def check_content(path: Path) -> bytes:
 
     Raises:
         SlideError: it is absent, a folder, not readable, empty, something else under a slide's
-            name, or an MRXS without its folder.
+            name, an MRXS without its folder, or an Olympus VSI.
     """
     try:
         kind = path.stat().st_mode
@@ -65,6 +66,11 @@ def check_content(path: Path) -> bytes:
     if path.suffix.lower() == ".mrxs":
         _check_mrxs(path)
         return head
+    if path.suffix.lower() == _VSI_SUFFIX:
+        raise SlideError(
+            f"{path}: of an Olympus slide this file holds only label and overview, the scan is in "
+            "the .ets files beside it, which nothing here reads; export it as a pyramidal TIFF"
+        )
     for magic, what, way_out in _ALIENS:
         if head.startswith(magic):
             raise SlideError(f"{path}: this is {what}, not a slide; {way_out}")

@@ -1,6 +1,7 @@
 """Which DICOM files are one slide: those of one folder with the same SeriesInstanceUID.
 
-Only the few header elements before the UID are walked; pixel data is never touched.
+Also which of them are pictures beside it. Only the few header elements up to the UID are walked;
+pixel data is never touched.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+from wsi_hr.slides.beside import named_beside
+
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 
+_IMAGE_TYPE = 0x0008_0008
 _SERIES_INSTANCE_UID = 0x0020_000E
 _TRANSFER_SYNTAX_UID = 0x0002_0010
 _IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -20,20 +24,20 @@ _UNDEFINED = 0xFFFF_FFFF
 _LONG_VRS = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
-_LONGEST_UID = 64  # characters, by the standard
+_LONGEST_TEXT = 128  # characters: a UID has 64 at most, an image type 16 a value
+_FLAVOUR = 2  # the value of the image type that says VOLUME, LABEL, OVERVIEW or THUMBNAIL
 _MAX_DEPTH = 16
 
 
 def series_uid(path: Path) -> str | None:
     """The SeriesInstanceUID of a DICOM file; None where it is not one or is damaged."""
-    try:
-        with path.open("rb") as handle:
-            handle.seek(128)
-            if handle.read(4) != b"DICM":
-                return None
-            return _find_uid(handle)
-    except (OSError, struct.error, ValueError):
-        return None
+    return _text_of(path, _SERIES_INSTANCE_UID)
+
+
+def beside_series(path: Path) -> str | None:
+    """Which picture beside a slide a DICOM file holds by its ImageType; None: none, or not told."""
+    values = (_text_of(path, _IMAGE_TYPE) or "").split("\\")
+    return named_beside(values[_FLAVOUR]) if len(values) > _FLAVOUR else None
 
 
 def series_members(path: Path) -> list[Path]:
@@ -52,7 +56,19 @@ def series_members(path: Path) -> list[Path]:
     return sorted({path, *(other for other in siblings if series_uid(other) == uid)})
 
 
-def _find_uid(handle: BinaryIO) -> str | None:
+def _text_of(path: Path, wanted: int) -> str | None:
+    """The text of an element; None where there is none, or the file is no DICOM or damaged."""
+    try:
+        with path.open("rb") as handle:
+            handle.seek(128)
+            if handle.read(4) != b"DICM":
+                return None
+            return _find(handle, wanted)
+    except (OSError, struct.error, ValueError):
+        return None
+
+
+def _find(handle: BinaryIO, wanted: int) -> str | None:
     implicit = False
     while True:
         start = handle.tell()
@@ -61,16 +77,16 @@ def _find_uid(handle: BinaryIO) -> str | None:
         if tag >> 16 != 2:
             handle.seek(start)
             tag, length = _element(handle, implicit=implicit)
-        if tag in (_TRANSFER_SYNTAX_UID, _SERIES_INSTANCE_UID):
-            if length > _LONGEST_UID:
+        if tag in (_TRANSFER_SYNTAX_UID, wanted):
+            if length > _LONGEST_TEXT:
                 return None
             text = handle.read(length).rstrip(b"\0 ").decode("ascii")
-            if tag == _SERIES_INSTANCE_UID:
+            if tag == wanted:
                 return text or None
             if text in _UNREADABLE_SYNTAXES:
                 return None
             implicit = text == _IMPLICIT_LITTLE_ENDIAN
-        elif tag > _SERIES_INSTANCE_UID:
+        elif tag > wanted:
             return None  # elements are in ascending order
         elif length == _UNDEFINED:
             _skip_sequence(handle, implicit=implicit, depth=0)

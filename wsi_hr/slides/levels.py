@@ -9,6 +9,8 @@ import numpy as np
 
 from wsi_hr.geometry import BoolArray, Bounds, Pair, Point, Size, UInt8Array
 
+_SHAPE_TOLERANCE = 0.01
+
 
 def downsamples_of(dimensions: Sequence[Size]) -> tuple[Pair, ...]:
     """Level-0 px per px of each level, per axis.
@@ -72,6 +74,16 @@ def explains(whole: Size, factor: int, size: Size) -> bool:
     return all(
         large // factor <= small <= -(-large // factor)
         for large, small in zip(whole, size, strict=True)
+    )
+
+
+def proportional(whole: Size, size: Size) -> bool:
+    """Whether ``size`` has the shape of ``whole``, to a px of either axis and a hundredth."""
+    slack_w, slack_h = 1, 1 + _SHAPE_TOLERANCE * size.h
+    least = max(whole.w / (size.w + slack_w), whole.h / (size.h + slack_h))
+    return (
+        least * (size.w - slack_w) <= whole.w  # some factor within both axes' slack
+        and least * (size.h - slack_h) <= whole.h
     )
 
 

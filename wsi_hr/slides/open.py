@@ -9,12 +9,13 @@ import openslide
 from wsi_hr.errors import SlideError
 from wsi_hr.file_names import plain_name
 from wsi_hr.slides.content import check_content, is_tiff
-from wsi_hr.slides.dicom_series import DICOM_SUFFIXES
+from wsi_hr.slides.dicom_series import DICOM_SUFFIXES, beside_series
 from wsi_hr.slides.mpp import overriding_mpp
 from wsi_hr.slides.openslide_reader import GENERIC_TIFF, OpenSlideReader
 from wsi_hr.slides.slide import Slide
 from wsi_hr.slides.tiff import TiffReader, judge_tiff
 from wsi_hr.slides.tiff_damage import tiff_damage
+from wsi_hr.slides.vendors import DICOM, PLAIN_PYRAMIDS, format_name, recognised_tiff
 
 SLIDE_SUFFIXES: frozenset[str] = DICOM_SUFFIXES | {
     *(".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide"),
@@ -65,23 +66,17 @@ def slide_id_of(path: Path) -> str:
 
 
 def _open(path: Path, slide_id: str, *, tiff: bool) -> Slide:
+    vendor = None
     try:
         vendor = openslide.OpenSlide.detect_format(path)
-        # Of an OME-TIFF OpenSlide sees neither the pixel size nor the pyramid.
-        if vendor == GENERIC_TIFF and judge_tiff(path):
-            return TiffReader(path, slide_id=slide_id)
+        if vendor == GENERIC_TIFF:
+            _check_plain(path, "OpenSlide does not know it for that")
+            # Of an OME-TIFF OpenSlide sees neither the pixel size nor the pyramid.
+            if judge_tiff(path):
+                return TiffReader(path, slide_id=slide_id)
         return OpenSlideReader(path, slide_id=slide_id)
     except openslide.OpenSlideError as cause:
-        if not tiff:
-            raise SlideError(
-                f"{path}: OpenSlide cannot open it ({cause}) and it is not a TIFF; give the file "
-                "the scanner wrote, or a pyramidal TIFF made of it"
-            ) from cause
-        damage = tiff_damage(path)
-        if damage is not None and damage.fatal:
-            raise SlideError(
-                f"{path}: the file is damaged: {damage.what}; {_COPY_AGAIN}"
-            ) from cause
+        _check_fallback(path, vendor, cause, tiff=tiff)
         try:
             return TiffReader(path, slide_id=slide_id)
         except SlideError as second:
@@ -89,3 +84,50 @@ def _open(path: Path, slide_id: str, *, tiff: bool) -> Slide:
             raise SlideError(
                 f"{path}: OpenSlide cannot open it ({cause}) and as a TIFF {reason}"
             ) from second
+
+
+def _check_fallback(
+    path: Path, vendor: str | None, cause: openslide.OpenSlideError, *, tiff: bool
+) -> None:
+    """Make sure that what OpenSlide refuses may be read as a TIFF of no particular kind.
+
+    Raises:
+        SlideError: it is damaged, no TIFF, or in a format whose pages mean what only OpenSlide
+            knows: one of them is the label.
+    """
+    damage = tiff_damage(path) if tiff else None
+    if damage is not None and damage.fatal:
+        raise SlideError(f"{path}: the file is damaged: {damage.what}; {_COPY_AGAIN}") from cause
+    if vendor == DICOM and (kind := beside_series(path)) is not None:
+        raise SlideError(
+            f"{path}: it holds no slide, only what its file calls {kind}; give the files of its "
+            "series that have the scan"
+        ) from cause
+    if vendor is not None and vendor not in PLAIN_PYRAMIDS:
+        raise _refused(path, format_name(vendor), f"OpenSlide cannot open it ({cause})") from cause
+    if not tiff:
+        raise SlideError(
+            f"{path}: OpenSlide cannot open it ({cause}) and it is not a TIFF; give the file the "
+            "scanner wrote, or a pyramidal TIFF made of it"
+        ) from cause
+    if vendor is None:
+        _check_plain(path, f"OpenSlide cannot open it ({cause})")
+
+
+def _check_plain(path: Path, reason: str) -> None:
+    """Make sure that a TIFF is in no format whose pages mean what only OpenSlide knows.
+
+    Raises:
+        SlideError: it is.
+    """
+    recognised = recognised_tiff(path)
+    if recognised is not None:
+        raise _refused(path, recognised, reason)
+
+
+def _refused(path: Path, name: str, reason: str) -> SlideError:
+    return SlideError(
+        f"{path}: it is in the format {name}, which only OpenSlide reads here, and {reason}; "
+        "copy it again with all its files, or export it from its scanner's software as a "
+        "pyramidal TIFF"
+    )

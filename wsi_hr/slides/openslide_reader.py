@@ -20,15 +20,9 @@ from wsi_hr.slides.levels import downsamples_of, nearest, read_clipped, to_level
 from wsi_hr.slides.mpp import MppClaim, judge_mpp, parse_number, resolution, stated
 from wsi_hr.slides.slide import Slide, profile_of_tiles
 from wsi_hr.slides.thumbnail import draw_thumbnail
-from wsi_hr.slides.tiff import jpeg_tiles_of_sizes
+from wsi_hr.slides.tiff import jpeg_tiles_of_sizes, levels_shown
 from wsi_hr.slides.tiff_page import why_too_large, why_too_long
-
-GENERIC_TIFF = "generic-tiff"
-"""What OpenSlide calls a tiled TIFF of no vendor it knows; its mpp is only the TIFF's tags."""
-
-# Formats whose levels are single pages of a TIFF, tile beside tile; in others they overlap, or one
-# level is put together from several pages.
-_PLAIN_PYRAMIDS = frozenset({"aperio", GENERIC_TIFF})
+from wsi_hr.slides.vendors import GENERIC_TIFF, PLAIN_PYRAMIDS
 
 _CACHE_BYTES = 64 << 20  # for all slides of a process: 60 handles with their own took 982 MB
 _CHANNELS = 4
@@ -65,7 +59,8 @@ class OpenSlideReader(Slide):
 
         Raises:
             openslide.OpenSlideError: OpenSlide does not know the format, or finds it damaged.
-            SlideError: one of its tiles would fill the memory.
+            SlideError: it holds only pictures beside a slide, or one of its tiles would fill the
+                memory.
         """
         self.path = path
         self.slide_id = slide_id
@@ -77,13 +72,14 @@ class OpenSlideReader(Slide):
         known = handle.properties
         properties = {key: known[key] for key in _PROPERTIES if key in known}
         self.vendor = known.get("openslide.vendor", "unknown")
-        self.level_dimensions = tuple(Size(*size) for size in handle.level_dimensions)
+        sizes = [Size(*size) for size in handle.level_dimensions]
+        tile_sizes = [_tile_size(known, level) for level in range(len(sizes))]
+        self._levels, beside = _levels(path, self.vendor, sizes, tile_sizes)
+        self.level_dimensions = tuple(sizes[level] for level in self._levels)
         self.level_downsamples = downsamples_of(self.level_dimensions)
-        self._own_downsamples = handle.level_downsamples
-        self.level_tile_sizes = tuple(
-            _tile_size(known, level) for level in range(len(self.level_dimensions))
-        )
-        self.associated_images = tuple(sorted(handle.associated_images))
+        self._own_downsamples = [handle.level_downsamples[level] for level in self._levels]
+        self.level_tile_sizes = tuple(tile_sizes[level] for level in self._levels)
+        self.associated_images = tuple(sorted({*handle.associated_images, *beside}))
         self._icc_profile = _icc_profile(handle)
         self.bounds = _bounds(properties, self.level_dimensions[0])
         self.objective_power = _objective_power(properties)
@@ -116,7 +112,7 @@ class OpenSlideReader(Slide):
 
     def jpeg_tiles(self, level: int) -> JpegTiles | None:
         """See :class:`Slide`."""
-        if self.vendor not in _PLAIN_PYRAMIDS:
+        if self.vendor not in PLAIN_PYRAMIDS:
             return None
         if self._jpeg_tiles is None:
             sizes = list(zip(self.level_dimensions, self.level_tile_sizes, strict=True))
@@ -139,7 +135,7 @@ class OpenSlideReader(Slide):
         corner0 = (nearest(inner.x * downsample), nearest(inner.y * downsample))
         handle = self._opened()
         try:
-            image = handle.read_region(corner0, level, (inner.w, inner.h))
+            image = handle.read_region(corner0, self._levels[level], (inner.w, inner.h))
         except openslide.OpenSlideError as cause:
             self._forget(handle)
             raise SlideError(
@@ -183,6 +179,23 @@ def _tile_size(known: Mapping[str, str], level: int) -> Size | None:
     if not all(key in known for key in keys):
         return None
     return Size(*(int(known[key]) for key in keys))
+
+
+def _levels(
+    path: Path, vendor: str, sizes: list[Size], tile_sizes: list[Size | None]
+) -> tuple[list[int], list[str]]:
+    """Which of OpenSlide's levels show the slide, and the kinds of pictures that it took for such.
+
+    Raises:
+        openslide.OpenSlideError: what it takes for the slide is none.
+        SlideError: there is no slide in the file.
+    """
+    if vendor not in PLAIN_PYRAMIDS:
+        return list(range(len(sizes))), []
+    levels, beside = levels_shown(path, list(zip(sizes, tile_sizes, strict=True)))
+    if 0 not in levels:
+        raise openslide.OpenSlideError("what it takes for the slide is another image")
+    return levels, beside
 
 
 def _icc_profile(handle: openslide.OpenSlide) -> bytes | None:

@@ -7,8 +7,7 @@ fluorescence channels as grey, and 16-bit samples cut down to 8, without a word.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import tifffile
@@ -16,26 +15,33 @@ import tifffile
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import BoolArray, Bounds, Point, Size, UInt8Array
 from wsi_hr.slides.jpeg_tiles import JpegTiles, has_jpeg_tiles
-from wsi_hr.slides.levels import downsamples_of, explains, read_clipped, to_level
+from wsi_hr.slides.levels import downsamples_of, proportional, read_clipped, to_level
 from wsi_hr.slides.mpp import MppClaim, judge_mpp, parse_number, resolution, stated
 from wsi_hr.slides.ome import OmeFacts, is_ome, read_ome, refuse_declarations
 from wsi_hr.slides.slide import Slide, profile_of_tiles
 from wsi_hr.slides.thumbnail import draw_thumbnail
 from wsi_hr.slides.tiff_page import SegmentCache, TiffPageReader, why_refused, why_too_large
+from wsi_hr.slides.tiff_pages import (
+    damage_told,
+    facts_of,
+    main_of,
+    main_page,
+    num_planes,
+    opened_tiff,
+    pictures_beside,
+    reduced_pages,
+    walk,
+)
 
-_MOST_PAGES = 1000  # a slide has a dozen; a damaged chain may go in circles
-_REDUCED = 1  # bit of NewSubfileType
 _INTER_COLOR_PROFILE = 34675
 _UNITS = {2: "inch", 3: "centimeter"}
 _APERIO_KEY = re.compile(r"\|\s*(MPP|AppMag)\s*=\s*([^|;\s]+)")
-_RATIO_TOLERANCE = 0.01
 
 
 class TiffReader(Slide):
     """A TIFF read by tifffile."""
 
     reader = "tifffile"
-    associated_images = ()
 
     def __init__(self, path: Path, *, slide_id: str):
         """Open a TIFF.
@@ -46,18 +52,19 @@ class TiffReader(Slide):
         self.path = path
         self.slide_id = slide_id
         self._jpeg_tiles: dict[int, JpegTiles | None] = {}
-        self._file = _opened(path)
+        self._file = opened_tiff(path)
         try:
-            with _damage_told(path):
+            with damage_told(path):
                 self._describe(path)
         except BaseException:
             self._file.close()
             raise
 
     def _describe(self, path: Path) -> None:
-        base = _first_page(self._file, path)
-        ome = _judge(self._file, base, path)
-        self._levels = _levels(self._file, base, path)
+        base, ome = _judge(self._file, path)
+        beside = pictures_beside(self._file, ome)
+        self.associated_images = tuple(sorted(set(beside.values())))
+        self._levels = _levels(self._file, base, beside, path)
         self.vendor = "tiff" if ome is None else "ome-tiff"
         self.level_dimensions = tuple(level.size for level in self._levels)
         self.level_downsamples = downsamples_of(self.level_dimensions)
@@ -105,13 +112,51 @@ class TiffReader(Slide):
 
 
 def judge_tiff(path: Path) -> bool:
-    """Make sure that a plain TIFF holds colours; whether it is an OME-TIFF.
+    """Make sure that a plain TIFF holds a slide in colours; whether it is an OME-TIFF.
 
     Raises:
-        SlideError: its pixels could only be guessed at.
+        SlideError: its pixels could only be guessed at, or are those of a label or macro.
     """
-    with _opened(path) as file, _damage_told(path):
-        return _judge(file, _first_page(file, path), path) is not None
+    with opened_tiff(path) as file, damage_told(path):
+        return _judge(file, path)[1] is not None
+
+
+def levels_shown(
+    path: Path, sizes: Sequence[tuple[Size, Size | None]]
+) -> tuple[list[int], list[str]]:
+    """Which levels show the slide, of those that another reader took from a TIFF's pages.
+
+    OpenSlide takes any tiled page of an Aperio slide for a level, and of a plain TIFF any that is
+    marked as a reduced copy: a tiled macro too.
+
+    Args:
+        path: the file.
+        sizes: px and tile px of the levels, finest first.
+
+    Returns:
+        The numbers of the levels that show the slide; level 0 is not among them where it is not the
+        main page. And the kinds of the pictures beside it. All levels, where tifffile cannot tell.
+
+    Raises:
+        SlideError: there are only pictures beside a slide.
+    """
+    try:
+        with opened_tiff(path) as file, damage_told(path):
+            pages = [facts_of(page) for page in walk(file.pages)]
+    except SlideError:
+        return list(range(len(sizes))), []
+    try:
+        base = pages[main_of(pages)]
+    except SlideError as cause:
+        raise SlideError(f"{path}: {cause}") from cause
+    shown = []
+    for number, (size, tile_size) in enumerate(sizes):
+        same = [page for page in pages if (page.size, page.tile_size) == (size, tile_size)]
+        if any(page.beside is not None for page in same) or not proportional(base.size, size):
+            continue
+        if number or size == base.size:
+            shown.append(number)
+    return shown, sorted({page.beside for page in pages if page.beside is not None})
 
 
 def jpeg_tiles_of_sizes(
@@ -124,13 +169,15 @@ def jpeg_tiles_of_sizes(
     found: list[JpegTiles | None] = [None] * len(sizes)
     open_levels = set(range(len(sizes)))
     try:
-        with _opened(path) as file, _damage_told(path):
-            for page in _walk(file.pages, 0):
+        with opened_tiff(path) as file, damage_told(path):
+            for page in walk(file.pages):
                 if not open_levels:
                     break
-                size = Size(page.imagewidth, page.imagelength)
-                own = (size, Size(page.tilewidth, page.tilelength))
-                for level in [k for k in open_levels if page.is_tiled and sizes[k] == own]:
+                facts = facts_of(page)
+                if facts.tile_size is None or facts.beside is not None:
+                    continue
+                own = (facts.size, facts.tile_size)
+                for level in [k for k in open_levels if sizes[k] == own]:
                     open_levels.remove(level)
                     found[level] = _jpeg_tiles(path, page)
     except SlideError:
@@ -140,130 +187,57 @@ def jpeg_tiles_of_sizes(
 
 def _jpeg_tiles(path: Path, page: tifffile.TiffPage) -> JpegTiles | None:
     try:
-        with _damage_told(path):
+        with damage_told(path):
             return JpegTiles(path, page) if has_jpeg_tiles(page) else None
     except SlideError:
         return None  # whoever opened the slide reads it all the same
 
 
-@contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
-    """Let whatever a damaged directory leads tifffile to end in one sentence.
+def _judge(file: tifffile.TiffFile, path: Path) -> tuple[tifffile.TiffPage, OmeFacts | None]:
+    """The page that is the slide, and facts of an OME-TIFF, None of a plain one.
 
-    Tags are read when they are first asked for, so that an offset or a type that makes no sense
-    shows late, as an error of any kind.
+    Raises:
+        SlideError: there is no such page, or it is not one picture in colours.
     """
     try:
-        yield
-    except (SlideError, MemoryError):
-        raise
-    except Exception as cause:
-        raise SlideError(
-            f"{path}: its directory of images is damaged ({cause}); copy the file again from its "
-            "source"
-        ) from cause
-
-
-def _opened(path: Path) -> tifffile.TiffFile:
-    try:
-        # Its `series` are never asked for: they expand XML and open files that OME-XML names.
-        return tifffile.TiffFile(path)
-    except MemoryError:
-        raise
-    except Exception as cause:  # tifffile lets through whatever a damaged header leads to
-        raise SlideError(f"{path}: tifffile cannot open it ({cause})") from cause
-
-
-def _first_page(file: tifffile.TiffFile, path: Path) -> tifffile.TiffPage:
-    try:
-        return file.pages.first
-    except IndexError as cause:
-        raise SlideError(f"{path}: it holds no image") from cause
-
-
-def _judge(file: tifffile.TiffFile, base: tifffile.TiffPage, path: Path) -> OmeFacts | None:
-    """Facts of an OME-TIFF, None of a plain one; refuses what is not one picture in colours."""
-    try:
+        words = next(walk(file.pages)).description
+        refuse_declarations(words)
+        ome = read_ome(words) if is_ome(words) else None
+        base = main_page(file, ome)
         refuse_declarations(base.description)
-        ome = read_ome(base.description) if is_ome(base.description) else None
+    except StopIteration:
+        raise SlideError(f"{path}: it holds no image") from None
     except SlideError as cause:
         raise SlideError(f"{path}: {cause}") from cause
     reason = why_refused(base)
     if reason is None and ome is not None and ome.fluorescent:
         reason = "its OME-XML tells of fluorescence; brightfield is needed"
-    num_planes = sum(_is_another_plane(page, base) for page in _walk(file.pages, 1)) + 1
+    num = num_planes(file, base, pictures_beside(file, ome))
     if ome is not None:
         apart = -(-ome.num_channels // max(1, base.samplesperpixel))
-        num_planes = max(num_planes, ome.num_frames * apart)
-    if reason is None and num_planes > 1:
+        num = max(num, ome.num_frames * apart)
+    if reason is None and num > 1:
         reason = (
-            f"it holds {num_planes} planes of one size (channels, focal planes or times); save "
+            f"it holds {num} planes of one size (channels, focal planes or times); save "
             "the one to be used as its own file"
         )
     if reason is not None:
         raise SlideError(f"{path}: {reason}")
-    return ome
+    return base, ome
 
 
-def _levels(file: tifffile.TiffFile, base: tifffile.TiffPage, path: Path) -> list[TiffPageReader]:
-    """The first page and its coarser copies, finest first."""
+def _levels(
+    file: tifffile.TiffFile, base: tifffile.TiffPage, beside: Container[int], path: Path
+) -> list[TiffPageReader]:
+    """The slide's page and its coarser copies, finest first."""
     cache = SegmentCache()
-    levels = [TiffPageReader(file, page, cache) for page in (base, *_reduced_pages(file, base))]
+    pages = (base, *reduced_pages(file, base, beside))
+    levels = [TiffPageReader(file, page, cache) for page in pages]
     for level in levels:
         reason = why_too_large(level.tile_size, base.samplesperpixel)
         if reason is not None:
             raise SlideError(f"{path}: {reason}")
     return sorted(levels, key=lambda level: (-level.size.w, -level.size.h))
-
-
-def _walk(pages: tifffile.TiffPages, first: int) -> Iterator[tifffile.TiffPage]:
-    """The pages from ``first`` on, at most 1000 of them."""
-    for index in range(first, _MOST_PAGES):
-        try:
-            page = pages[index]
-        except IndexError:
-            return
-        except MemoryError:
-            raise
-        except Exception:  # the chain is damaged here; what came before it is whole
-            return
-        if isinstance(page, tifffile.TiffPage):
-            yield page
-
-
-def _is_another_plane(page: tifffile.TiffPage, base: tifffile.TiffPage) -> bool:
-    return page.shape == base.shape and not page.subfiletype & _REDUCED
-
-
-def _reduced_pages(file: tifffile.TiffFile, base: tifffile.TiffPage) -> Iterator[tifffile.TiffPage]:
-    """Coarser copies of the first page: its sub-images, or else later pages that fit exactly.
-
-    A label or macro picture must never pass for a level, so among pages only whole factors count.
-    """
-    whole = Size(base.imagewidth, base.imagelength)
-    sub_images = base.pages
-    for page in _walk(file.pages, 1) if sub_images is None else _walk(sub_images, 0):
-        if not _alike(page, base):
-            continue
-        size = Size(page.imagewidth, page.imagelength)
-        ratio = whole.w / size.w
-        if ratio <= 1:
-            continue
-        if sub_images is None:
-            fits = page.is_tiled == base.is_tiled and explains(whole, round(ratio), size)
-        else:
-            fits = abs(whole.h / ratio - size.h) <= 1 + _RATIO_TOLERANCE * size.h
-        if fits:
-            yield page
-
-
-def _alike(page: tifffile.TiffPage, base: tifffile.TiffPage) -> bool:
-    """Whether a page holds the same kind of pixels, and any at all."""
-    return (
-        page.samplesperpixel == base.samplesperpixel
-        and page.extrasamples == base.extrasamples
-        and why_refused(page) is None
-    )
 
 
 def _claims(base: tifffile.TiffPage, ome: OmeFacts | None) -> tuple[list[MppClaim], float | None]:
@@ -293,7 +267,7 @@ def _claims(base: tifffile.TiffPage, ome: OmeFacts | None) -> tuple[list[MppClai
 
 
 def _icc_profile(base: tifffile.TiffPage) -> bytes | None:
-    """Tag InterColorProfile of the first page."""
+    """Tag InterColorProfile of the slide's page."""
     profile = base.tags.valueof(_INTER_COLOR_PROFILE)
     return profile if isinstance(profile, bytes) else None
 
