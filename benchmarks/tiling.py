@@ -104,7 +104,7 @@ class Workload:
         shutil.rmtree(self.store, ignore_errors=True)
         with open_slide(self.path, slide_id="s") as slide:
             survey = survey_slide(slide, self.config)
-            origin = Origin(Source.of(self.path), "0" * 64, self.config, None)
+            origin = Origin(Source.of(self.path), "0" * 64, self.config, None, "s")
             return seconds(lambda: write_store(self.store, origin, survey, threads))
 
     def whole_s(self) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipelines.hashed_names import files_of_slides
 from pipelines.run_folder import SIDES
 from pipelines.sentences import say
 from wsi_hr.bags.bag_set import BagSet
@@ -21,6 +22,7 @@ from wsi_hr.bags.patch_labels import (
     read_annotations,
 )
 from wsi_hr.cohort.label_report import listed
+from wsi_hr.cohort.name_key import NameKey
 from wsi_hr.errors import AnnotationError, ConfigError
 from wsi_hr.exchange.drawings import find_drawings
 from wsi_hr.method_config import DenseConfig
@@ -35,15 +37,21 @@ class Annotations:
     Attributes:
         files: by slide id.
         dense: the settings, with the classes that were found where none were named.
+        nameless: the files' names must not be told.
     """
 
     files: Mapping[str, AnnotationFile]
     dense: DenseConfig
+    nameless: bool
 
     def rows(self) -> list[dict[str, str]]:
         """The rows of ``annotations.csv``, by slide."""
         return [
-            {"slide_id": slide_id, "file": file.path.name, "sha256": file.sha256}
+            {
+                "slide_id": slide_id,
+                "file": f"{slide_id}{file.path.suffix}" if self.nameless else file.path.name,
+                "sha256": file.sha256,
+            }
             for slide_id, file in sorted(self.files.items())
         ]
 
@@ -54,6 +62,7 @@ def annotations_of(
     bags: BagSet,
     dense: DenseConfig,
     console: Console | None,
+    key: NameKey | None = None,
 ) -> Annotations:
     """Find and read the files of all slides, and say what they give.
 
@@ -63,6 +72,7 @@ def annotations_of(
         bags: opens their stores.
         dense: which classes count; none named: all that are found.
         console: told what fits what, and how many patches of which class there are.
+        key: tells the names of slides by which files may be called; None: there are no others.
 
     Raises:
         ConfigError: there is no such folder, two files are for one slide, or a class is not there.
@@ -71,14 +81,16 @@ def annotations_of(
     """
     slide_ids = [row["slide_id"] for row in splits]
     found = find_drawings(folder, ANNOTATION_SUFFIXES, "--annotations")
-    files = {s: AnnotationFile.of(found[s]) for s in slide_ids if s in found}
+    names = {s: s for s in slide_ids} if key is None else key.slide_names(slide_ids)
+    drawn = files_of_slides(found, names.items(), "--annotations")
+    files = {slide_id: AnnotationFile.of(path) for slide_id, path in drawn.items()}
     if not files:
         theirs = listed(path.name for path in found.values()) or "no file of annotations"
         raise AnnotationError(
             f"--annotations {folder}: holds {theirs}; name files after the labelled slides, "
             f"SLIDE_ID{' or SLIDE_ID'.join(ANNOTATION_SUFFIXES)}, e.g. {slide_ids[0]}.geojson"
         )
-    say(console, *(f"warning: {text}" for text in _misfits(folder, found, slide_ids, dense)))
+    say(console, *(f"warning: {text}" for text in _misfits(folder, found, drawn, slide_ids, dense)))
     there = _classes_in(files, bags)
     dense = dense.model_copy(update={"classes": _chosen(folder, there, dense.classes)})
     left_out = sorted(there - set(dense.classes))
@@ -104,15 +116,19 @@ def annotations_of(
                     else "annotate slides less than whole, or set dense.unannotated=background"
                 )
             )
-    return Annotations(files, dense)
+    return Annotations(files, dense, nameless=key is not None)
 
 
 def _misfits(
-    folder: Path, found: Mapping[str, Path], slide_ids: Sequence[str], dense: DenseConfig
+    folder: Path,
+    found: Mapping[str, Path],
+    drawn: Mapping[str, Path],
+    slide_ids: Sequence[str],
+    dense: DenseConfig,
 ) -> list[str]:
     """Files without a slide, and slides without a file."""
-    strange = [path.name for slide_id, path in found.items() if slide_id not in set(slide_ids)]
-    bare = sorted(set(slide_ids) - found.keys())
+    strange = [path.name for path in found.values() if path not in set(drawn.values())]
+    bare = sorted(set(slide_ids) - drawn.keys())
     what = "count as background" if dense.unannotated == "background" else "are not learned from"
     lines = []
     if strange:

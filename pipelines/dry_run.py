@@ -20,8 +20,10 @@ from pipelines.progress import duration, slide_bar
 from pipelines.sentences import say
 from pipelines.status import status_row
 from pipelines.tile import (
+    PLAN_FILE,
+    named_slides,
     require_coords,
-    require_slides,
+    settle_names,
     shared_out,
     stands_already,
     terminated_like_interrupted,
@@ -35,7 +37,6 @@ from wsi_hr.config import TileConfig
 from wsi_hr.errors import CoordsError
 from wsi_hr.tiling.tissue import load_segmenter
 
-PLAN_FILE = "plan.csv"
 PLAN_COLUMNS = (
     "slide_id",
     "path",
@@ -86,6 +87,7 @@ def dry_run(
     masks: Path | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
+    hash_names: Path | None = None,
     console: Console | None = None,
 ) -> DryRun:
     """Tell what :func:`pipelines.tile.tile_stage` with the same arguments would take.
@@ -97,12 +99,13 @@ def dry_run(
         ConnectionError: the cluster was lost on the way.
     """
     where = where_to_work(workers, scheduler)
-    records = require_slides(inputs)
+    records, key = named_slides(inputs, store, config, hash_names)
     require_coords(coords, config)
     load_segmenter(config.segmenter)
     mask_paths = masks_of(records, masks, store)
     with run_lock(store), terminated_like_interrupted():
-        require_same_settings(store, config)
+        require_same_settings(store, config, key)
+        settle_names(store, key)
         rows: dict[str, dict[str, str]] = {}
         jobs = []
         for record in records:
@@ -112,12 +115,12 @@ def dry_run(
             try:
                 job = tile_job(record, store, config, mpp_override, coords, mask_paths)
             except CoordsError as error:
-                row = status_row(record.slide_id, record.path, "failed", str(error))
+                row = status_row(record, "failed", str(error))
                 rows[record.slide_id] = _plan_row(row)
                 continue
             if stands_already(job):
                 rows[record.slide_id] = _plan_row(
-                    status_row(record.slide_id, record.path, "done", "its store is there already")
+                    status_row(record, "done", "its store is there already")
                 )
             else:
                 jobs.append(job)
@@ -159,11 +162,10 @@ def _summary(
 def _row(outcome: EstimateOutcome) -> dict[str, str]:
     record, found = outcome.job.record, outcome.estimate
     if found is None:
-        return _plan_row(status_row(record.slide_id, record.path, "failed", outcome.reason))
+        return _plan_row(status_row(record, "failed", outcome.reason))
     status = "planned" if found.num_patches else "no_tissue"
     row = status_row(
-        record.slide_id,
-        record.path,
+        record,
         status,
         "" if found.num_patches else "no patch would have enough tissue",
         num_patches=found.num_patches,

@@ -7,11 +7,13 @@ from pathlib import Path
 from pydantic import BaseModel
 from rich.console import Console
 
+from pipelines.hashed_names import names_key_of
 from pipelines.lock import run_lock
 from pipelines.progress import progress_bar
 from pipelines.record import RECORD, RunRecord
 from pipelines.scales import cut_at, require_scale, too_little_tissue
 from pipelines.status import printable
+from pipelines.tile_settings import TILE_FILE
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.table import write_table
 from wsi_hr.errors import ConfigError, FileNameError, StoreError
@@ -79,7 +81,8 @@ def export_stage(
                     advance(1, slide_id)
         finally:
             write_table(out / EXPORT_FILE, EXPORT_COLUMNS, rows)
-        record.write(out, states={row["slide_id"]: row["status"] for row in rows})
+        names = names_key_of(bags.folder / TILE_FILE)
+        record.write(out, names=names, states={row["slide_id"]: row["status"] for row in rows})
     return rows
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.hashed_names import files_of_slides
 from wsi_hr.cohort.manifest import SlideRecord
 from wsi_hr.errors import ConfigError
 from wsi_hr.remote import Place
@@ -24,7 +25,7 @@ def masks_of(records: Sequence[SlideRecord], masks: Path | None, store: Place) -
         store: folder of the stores, whose own masks are not taken.
 
     Raises:
-        ConfigError: the folder cannot be used.
+        ConfigError: the folder cannot be used, or a slide has two files.
     """
     if masks is None:
         return {}
@@ -34,7 +35,7 @@ def masks_of(records: Sequence[SlideRecord], masks: Path | None, store: Place) -
             "folder of their own"
         )
     found = find_masks(masks)
-    strange = sorted(found.keys() - {record.slide_id for record in records})
+    strange = sorted(found.keys() - {name for record in records for name in record.known_as})
     if strange:
         logger.warning(
             "%s: no slide for %d of %d mask files (%s)",
@@ -43,4 +44,4 @@ def masks_of(records: Sequence[SlideRecord], masks: Path | None, store: Place) -
             len(found),
             ", ".join(found[slide_id].name for slide_id in strange[:5]),
         )
-    return found
+    return files_of_slides(found, (record.known_as for record in records), "--masks")

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from pipelines.finished import finished_row, result_key, seal
+from pipelines.hashed_names import refuse_named
 from pipelines.lock import run_lock
 from pipelines.predict_inputs import PatchesFrom, find_patches, part_of, require_fit
 from pipelines.progress import progress_bar
@@ -66,6 +67,7 @@ def predict_stage(
     device: str = "auto",
     mpp_override: float | None = None,
     workers: int | None = None,
+    hash_names: Path | None = None,
     heatmap_px: int | None = None,
     console: Console | None = None,
     on_prediction: Callable[[SlidePrediction], object] | None = None,
@@ -86,6 +88,7 @@ def predict_stage(
         device: where the model runs.
         mpp_override: for slides without an mpp, as for ``wsi-hr tile``.
         workers: processes that tile.
+        hash_names: key file, as for ``wsi-hr tile``; slides are called by hashes of their names.
         heatmap_px: longest edge of a picture; the run's setting by default.
         console: told what happens; None for silence.
         on_prediction: given each slide's prediction as it is made; all are made anew then.
@@ -101,7 +104,9 @@ def predict_stage(
     torch.set_num_threads(run.config.train.threads or num_usable_cores())
     record = RunRecord("predict", run.config)
     with run_lock(out, HEATMAPS, CLASS_MAPS, PATCHES):
-        source = find_patches(run, inputs, out, mpp_override, workers, console)
+        source = find_patches(run, inputs, out, mpp_override, workers, hash_names, console)
+        if source.names:
+            refuse_named(out / PREDICTIONS)
         if split is not None:
             source = part_of(source, run_dir, split, console)
         require_fit(run, source)
@@ -109,6 +114,7 @@ def predict_stage(
         metrics = _held_out_metrics(run, run_dir, rows)
         record.write(
             out,
+            names=source.names,
             model_sha256=run.digest,
             epoch=run.epoch,
             classes=list(run.classes),
@@ -133,14 +139,15 @@ def _predict(
     own_folder(out, HEATMAPS)
     own_folder(out, PATCHES)
     (own_folder if run.config.dense.classes else require_own)(out, CLASS_MAPS)
-    rows = list(source.others)
+    rows = [source.told(row) for row in source.others]
     for row in rows:
         _discard(out, row.slide_id)
     max_px = heatmap_px or run.config.predict.heatmap_px
     written = time.monotonic()
     with progress_bar(console, "predicting", len(source.slide_ids)) as advance:
         for slide_id in source.slide_ids:
-            rows.append(_row_of(run, source.bags, slide_id, out, max_px, on_prediction))
+            row = _row_of(run, source.bags, slide_id, out, max_px, on_prediction)
+            rows.append(source.told(row))
             advance(1, slide_id)
             if time.monotonic() - written > _TABLE_EVERY_S:
                 write_predictions(out / PREDICTIONS, rows, run.classes)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
+from pipelines.hashed_names import names_key_of
 from pipelines.run_folder import SPLITS, read_splits
 from pipelines.sentences import say
 from pipelines.tile import STATUS_FILE, tile_stage
+from pipelines.tile_settings import TILE_FILE
 from wsi_hr.bags.bag_set import BagSet, stored_slides
+from wsi_hr.cohort.name_key import NameKey
 from wsi_hr.cohort.table import read_table
 from wsi_hr.errors import ConfigError, FileNameError, LabelError, StoreError
 from wsi_hr.file_names import name_problem, require_own
@@ -29,11 +32,21 @@ class PatchesFrom:
         bags: opens the slides.
         slide_ids: slides that have a store, sound or not.
         others: rows of the slides that have none.
+        names: fingerprint of the key that hashed the slides' names; empty where none did.
     """
 
     bags: BagSet
     slide_ids: tuple[str, ...]
     others: tuple[PredictionRow, ...] = ()
+    names: str = ""
+
+    def told(self, row: PredictionRow) -> PredictionRow:
+        """A row that, where names are hashed, does not say in which folder the stores are."""
+        if not self.names:
+            return row
+        folder = str(self.bags.folder)
+        reason = row.reason.replace(f"{folder}/", "").replace(folder, "the folder of stores")
+        return replace(row, reason=reason)
 
 
 def find_patches(
@@ -42,6 +55,7 @@ def find_patches(
     out: Path,
     mpp_override: float | None,
     workers: int | None,
+    hash_names: Path | None,
     console: Console | None,
 ) -> PatchesFrom:
     """Sort out what the inputs are; slides are tiled into ``out``/store as the run's were.
@@ -59,10 +73,16 @@ def find_patches(
             f"--mpp-override {mpp_override:g}: {stores[0]} is tiled already, so it would have no "
             "effect; give it to wsi-hr tile, or give wsi-hr predict the slides"
         )
+    if stores and hash_names is not None:
+        raise ConfigError(
+            f"--hash-names {hash_names}: {stores[0]} is tiled already, so it would have no "
+            "effect; give it to wsi-hr tile, or give wsi-hr predict the slides"
+        )
     if stores and stores[0].suffix == STORE_SUFFIX:
         path = stores[0]
         bags = BagSet(path.parent, mpp=run.config.tile.mpp)
-        return PatchesFrom(bags, (path.name.removesuffix(STORE_SUFFIX),))
+        ids = (path.name.removesuffix(STORE_SUFFIX),)
+        return PatchesFrom(bags, ids, names=names_key_of(path.parent / TILE_FILE))
     if stores:
         return _whole_store(stores[0], run.config.tile.mpp)
     slides = [path for path in inputs if isinstance(path, Path)]
@@ -79,6 +99,7 @@ def find_patches(
         run.config.tile,
         mpp_override=mpp_override,
         workers=workers,
+        hash_names=hash_names,
         console=console,
     )
     done = tuple(row["slide_id"] for row in rows if row["status"] == "done")
@@ -87,6 +108,7 @@ def find_patches(
         BagSet(folder),
         done,
         tuple(PredictionRow(row["slide_id"], row["status"], row["reason"]) for row in others),
+        "" if hash_names is None else NameKey.open(hash_names).fingerprint,
     )
 
 
@@ -113,7 +135,8 @@ def _whole_store(folder: Place, mpp: float) -> PatchesFrom:
             others.append(PredictionRow(slide_id, "failed", reason))
         else:
             others.append(PredictionRow(slide_id, row["status"], row["reason"]))
-    return PatchesFrom(BagSet(folder, mpp=mpp), ids, tuple(others))
+    names = names_key_of(folder / TILE_FILE)
+    return PatchesFrom(BagSet(folder, mpp=mpp), ids, tuple(others), names)
 
 
 def _is_store(path: Place) -> bool:
@@ -144,7 +167,7 @@ def part_of(source: PatchesFrom, run_dir: Path, split: str, console: Console | N
             console,
             f"warning: {num_absent} of the {len(chosen)} {split} slides of the run are not given",
         )
-    return PatchesFrom(source.bags, ids, others)
+    return replace(source, slide_ids=ids, others=others)
 
 
 def require_fit(run: TrainedRun, source: PatchesFrom) -> None:

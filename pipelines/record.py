@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pipelines.hashed_names import NAMES
 from wsi_hr import __version__
 from wsi_hr.remote import Place
 from wsi_hr.runtime import write_text_atomic
@@ -40,9 +41,19 @@ class RunRecord:
             "config": config.model_dump(mode="json"),
         }
 
-    def write(self, folder: Place, **facts: Any) -> None:
-        """Write ``run.json`` into ``folder``, with what the command found out."""
+    def write(self, folder: Place, *, names: str = "", **facts: Any) -> None:
+        """Write ``run.json`` into ``folder``, with what the command found out.
+
+        Args:
+            folder: of the output.
+            names: fingerprint of the key that hashed the names of slides; it stands in place of the
+                command line, which may name them. Empty: nothing is hashed.
+            facts: what is found out, as plain values.
+        """
         record = {**self._facts, "ended": _now(), **facts}
+        if names:
+            del record["argv"]
+            record[NAMES] = names
         write_text_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 

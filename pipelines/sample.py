@@ -9,10 +9,12 @@ from PIL import Image
 from rich.console import Console
 
 from pipelines.contact_sheet import Entry, write_sheets
+from pipelines.hashed_names import names_key_of
 from pipelines.lock import run_lock
 from pipelines.progress import progress_bar
 from pipelines.record import RunRecord
 from pipelines.scales import cut_at, require_scale, too_little_tissue
+from pipelines.tile_settings import TILE_FILE
 from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.table import write_table
@@ -96,7 +98,7 @@ def sample_stage(
         legend = {"kept": KEPT_COLOUR, "dropped: pale": (225, 225, 225)}
         write_sheets(out, [_entry(out, row) for row in rows], legend)
         states = {row["slide_id"]: row["status"] for row in rows}
-        record.write(out, epoch=epoch, states=states)
+        record.write(out, names=names_key_of(store / TILE_FILE), epoch=epoch, states=states)
     return rows
 
 

@@ -6,8 +6,9 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
+from pipelines.nameless import without_names
+from wsi_hr.cohort.manifest import SlideRecord
 from wsi_hr.cohort.table import read_table, write_table
 from wsi_hr.errors import LabelError
 from wsi_hr.file_names import file_in, name_problem
@@ -78,8 +79,7 @@ class StatusTable:
 
 
 def status_row(
-    slide_id: str,
-    path: Path,
+    record: SlideRecord,
     status: str,
     reason: str = "",
     *,
@@ -88,10 +88,12 @@ def status_row(
     mpp_source: str = "",
     seconds: str = "",
 ) -> dict[str, str]:
-    """One row of the table, as text."""
+    """One row of the table, as text; of a slide whose id is a hash, without what names its file."""
+    if record.name:
+        reason = without_names(reason, record)
     return {
-        "slide_id": slide_id,
-        "path": printable(path),
+        "slide_id": record.slide_id,
+        "path": "" if record.name else printable(record.path),
         "status": status,
         "reason": reason.encode("utf-8", "backslashreplace").decode(),
         "num_patches": str(num_patches),

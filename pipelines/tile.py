@@ -16,6 +16,7 @@ from rich.console import Console
 from pipelines.cluster import Where
 from pipelines.contact_sheet import write_contact_sheets
 from pipelines.disk import require_room
+from pipelines.hashed_names import hashed, open_key, refuse_named
 from pipelines.lock import run_lock
 from pipelines.mask_folder import masks_of
 from pipelines.progress import counted, slide_bar
@@ -32,6 +33,7 @@ from pipelines.tile_jobs import TileJob, run_jobs
 from pipelines.tile_settings import differing, require_same_settings, settled
 from pipelines.tile_spans import run_spans
 from wsi_hr.cohort.manifest import SlideRecord, find_slides
+from wsi_hr.cohort.name_key import NameKey
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError, CoordsError, FileNameError, SlideError, StoreError
 from wsi_hr.exchange.coords_h5 import find_coords
@@ -51,6 +53,8 @@ __all__ = ["STATUS_COLUMNS", "STATUS_FILE", "tile_stage"]
 
 logger = logging.getLogger(__name__)
 
+PLAN_FILE = "plan.csv"
+
 _SLIDE_BYTES = 512 << 20
 """More than most slides take: with less memory for each, fewer are worked on at a time."""
 
@@ -68,6 +72,7 @@ def tile_stage(
     masks: Path | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
+    hash_names: Path | None = None,
     console: Console | None = None,
 ) -> list[dict[str, str]]:
     """Tile slides into ``store``; a slide that is there already, unchanged, costs nothing.
@@ -86,28 +91,33 @@ def tile_stage(
             where memory is short. Cores that are left over work on the slides there are.
         scheduler: address or scheduler file of a dask cluster whose workers do the work; None:
             this machine does.
+        hash_names: key file; slides are called by hashes of their names, which this file tells
+            back, and nothing in ``store`` names a slide's file or folder. It is made where there
+            is none. None: slides are called after their files.
         console: where progress is shown; None: nowhere.
 
     Returns:
-        One row per input slide (:data:`STATUS_COLUMNS`), in the order of the inputs' paths, with
-        status ``done``, ``no_tissue``, ``skipped`` (part of another slide) or ``failed``.
+        One row per input slide (:data:`STATUS_COLUMNS`), in the order of the inputs' paths, of
+        their ids where these are hashed, with status ``done``, ``no_tissue``, ``skipped`` (part of
+        another slide) or ``failed``.
 
     Raises:
         WsiHrError: nothing can be done at all: no slides, another run in the folder, a folder that
-            cannot be written, or one that holds stores of other settings; no folder ``coords``; a
-            cluster that cannot be used.
+            cannot be written, or one that holds stores of other settings or names; no folder
+            ``coords``; a cluster that cannot be used.
         ConnectionError: the cluster was lost on the way; running again goes on from there.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; running again goes on from there.
     """
     run = RunRecord("tile", config)
     where = where_to_work(workers, scheduler)
-    records = require_slides(inputs)
+    records, key = named_slides(inputs, store, config, hash_names)
     require_coords(coords, config)
     load_segmenter(config.segmenter)
     mask_paths = masks_of(records, masks, store)
     with run_lock(store), terminated_like_interrupted():
         require_folders(store)
-        require_same_settings(store, config)
+        require_same_settings(store, config, key)
+        settle_names(store, key)
         sweep_attempts(store)
         table = StatusTable(store, [record.slide_id for record in records])
         digests: dict[str, list[str]] = defaultdict(list)
@@ -121,7 +131,7 @@ def tile_stage(
                 try:
                     job = tile_job(record, store, config, mpp_override, coords, mask_paths)
                 except (CoordsError, FileNameError) as error:
-                    table.note(status_row(record.slide_id, record.path, "failed", str(error)))
+                    table.note(status_row(record, "failed", str(error)))
                     continue
                 kept = _finished_store(job)
                 if kept is None:
@@ -132,7 +142,7 @@ def tile_stage(
                     earlier = table.earlier.get(record.slide_id, {})
                     table.note(_kept_row(record, kept, earlier))
         require_room(jobs, where.workers)
-        with settled(store, config):
+        with settled(store, config, key):
             try:
                 with slide_bar(console, "tiling", len(records), len(records) - len(jobs)) as bar:
                     run_all = run_jobs if where.scheduler is None else run_spans
@@ -148,7 +158,9 @@ def tile_stage(
                 raise
             write_contact_sheets(store, _write_tables(store, table, qc_of))
             _warn_of_copies(digests)
-            run.write(store, states={row["slide_id"]: row["status"] for row in table.rows})
+            names = "" if key is None else key.fingerprint
+            states = {row["slide_id"]: row["status"] for row in table.rows}
+            run.write(store, names=names, states=states)
     return table.rows
 
 
@@ -188,6 +200,38 @@ def where_to_work(workers: int | None, scheduler: str | None) -> Where:
     return Where(workers or min(num_usable_cores(), most), scheduler)
 
 
+def named_slides(
+    inputs: Sequence[Path], store: Place, config: TileConfig, hash_names: Path | None
+) -> tuple[list[SlideRecord], NameKey | None]:
+    """The slides of ``inputs``, and the key by which they are named if that is asked.
+
+    Raises:
+        SlideError: there are none.
+        ConfigError: the key cannot be used, or stores of this kind hold the path of their slide.
+    """
+    records = require_slides(inputs)
+    if hash_names is None:
+        return records, None
+    if config.codec == "virtual":
+        raise ConfigError(
+            f"--hash-names {hash_names}: a virtual store holds the path of its slide; choose "
+            "another tile.codec, or leave --hash-names out"
+        )
+    key = open_key(hash_names, [store], new=True)
+    return hashed(records, key), key
+
+
+def settle_names(store: Place, key: NameKey | None) -> None:
+    """Write down what the hashed names of this run stand for, before the first of them is used.
+
+    Raises:
+        ConfigError: an earlier run named slides after their files in ``store``.
+    """
+    if key is not None:
+        refuse_named(store / STATUS_FILE, store / PLAN_FILE)
+        key.save()
+
+
 def require_slides(inputs: Sequence[Path]) -> list[SlideRecord]:
     """The slides of ``inputs``.
 
@@ -220,7 +264,7 @@ def unusable_row(record: SlideRecord) -> dict[str, str]:
     """The row of a slide that has a problem before it is opened."""
     status = "skipped" if record.redundant else "failed"
     problem = (record.problem or "").removeprefix(f"{record.path}: ")
-    return status_row(record.slide_id, record.path, status, problem)
+    return status_row(record, status, problem)
 
 
 def tile_job(
@@ -239,7 +283,7 @@ def tile_job(
         CoordsError: ``coords`` has no file for the slide, or several.
     """
     path = file_in(store, record.slide_id, STORE_SUFFIX, of="slide id")
-    given = None if coords is None else find_coords(coords, record.slide_id)
+    given = None if coords is None else find_coords(coords, *record.known_as)
     mpp, source = mpp_override, OVERRIDE_SOURCE
     if record.mpp is not None:
         mpp, source = record.mpp, MANIFEST_SOURCE
@@ -306,8 +350,7 @@ def _kept_row(record: SlideRecord, found: PatchStore, earlier: Mapping[str, str]
     asked, scales = found.info.asked, _scales(found)
     notes = [*found.info.colour_notes, *_empty(asked, scales, earlier), *_lost(asked, scales)]
     return status_row(
-        record.slide_id,
-        record.path,
+        record,
         "done",
         "; ".join(notes),
         num_patches=len(found),

@@ -55,6 +55,12 @@ class TileJob:
     coords: Path | None = None
     mask_path: Path | None = None
 
+    @property
+    def source_name(self) -> str | None:
+        """What the store calls the slide's file, where that must not be its name."""
+        record = self.record
+        return f"{record.slide_id}{record.path.suffix}" if record.name else None
+
 
 @dataclass(frozen=True)
 class TileOutcome:
@@ -163,8 +169,7 @@ def outcome_of(job: TileJob, result: TileResult | None, reason: str, seconds: fl
         seconds: it took.
     """
     row = status_row(
-        job.record.slide_id,
-        job.record.path,
+        job.record,
         result.status if result else "failed",
         result.reason if result else reason,
         num_patches=result.num_patches if result else 0,
@@ -208,6 +213,7 @@ def _tile_apart(job: TileJob, context: TaskContext) -> TileResult:
             job.threads,
             job.coords,
             job.mask_path,
+            job.source_name,
             deadline_s=job.config.deadline_s,
             memory_gib=job.config.memory_gib,
             on_progress=lambda done, total: context.report(job.record.slide_id, done, total),

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from pipelines.hashed_names import NAMES, require_same_names
+from wsi_hr.cohort.name_key import NameKey
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError
 from wsi_hr.remote import Place
@@ -19,9 +21,10 @@ RUN_LIMITS = frozenset({"deadline_s", "memory_gib", "max_unreadable"})
 
 
 @contextmanager
-def settled(store: Place, config: TileConfig) -> Iterator[None]:
+def settled(store: Place, config: TileConfig, key: NameKey | None) -> Iterator[None]:
     """Have the settings written down before there is a store of them, and not where none came."""
-    text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
+    names = {} if key is None else {NAMES: key.fingerprint}
+    text = json.dumps({**config.model_dump(mode="json"), **names}, indent=2) + "\n"
     write_text_atomic(store / TILE_FILE, text)
     try:
         yield
@@ -34,8 +37,8 @@ def _holds_stores(store: Place) -> bool:
     return any(is_ours(path) for path in store.glob(f"*{STORE_SUFFIX}"))
 
 
-def require_same_settings(store: Place, config: TileConfig) -> None:
-    """Make sure that ``config`` is what the stores already in a folder were cut with.
+def require_same_settings(store: Place, config: TileConfig, key: NameKey | None) -> None:
+    """Make sure that the stores already in a folder were cut with ``config`` and named by ``key``.
 
     A folder without stores is bound by no settings, whatever a run left there in which all failed.
 
@@ -54,6 +57,8 @@ def require_same_settings(store: Place, config: TileConfig) -> None:
             f"{path}: damaged; restore it, or delete it if the stores beside it were cut with the "
             "settings of this run"
         ) from cause
+    if there:
+        require_same_names(store, str(there.pop(NAMES, "")), key)
     changed = differing(there, config) if there else []
     if changed:
         raise ConfigError(

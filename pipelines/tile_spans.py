@@ -293,6 +293,7 @@ def _begin(job: TileJob, context: TaskContext) -> Begun:
             job.mpp_source,
             job.coords,
             job.mask_path,
+            job.source_name,
             deadline_s=job.config.deadline_s,
             memory_gib=job.config.memory_gib,
             on_progress=lambda done, total: context.report(job.record.slide_id, done, total),

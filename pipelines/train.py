@@ -11,12 +11,14 @@ import torch
 from rich.console import Console
 
 from pipelines.annotation_folder import Annotations, annotations_of
+from pipelines.hashed_names import names_key_of, open_key, require_same_names, with_hashed_patients
 from pipelines.lock import run_lock
 from pipelines.progress import counted, progress_bar
 from pipelines.record import RunRecord
 from pipelines.run_folder import SIDES, Inputs, Rows, claim, describe, refuse_other_run, split_rows
 from pipelines.scales import cut_at, require_scale, too_little_tissue
 from pipelines.sentences import say
+from pipelines.tile_settings import TILE_FILE
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.bags.patch_labels import PatchLabels
 from wsi_hr.cohort.distinct_patients import (
@@ -78,6 +80,7 @@ def train_stage(
     *,
     mpp: float | None = None,
     annotations: Path | None = None,
+    hash_names: Path | None = None,
 ) -> TrainReport:
     """Train, or go on training, one run, at the scale ``mpp`` of the store; None: at its first.
 
@@ -86,7 +89,8 @@ def train_stage(
     and run.json, and then annotations.csv. The same command on a run that was interrupted resumes
     it; on a finished one it only reports. Every labelled slide is looked at before the first one is
     learned from: training does not start with a store that is damaged, since leaving it out would
-    be another study.
+    be another study. ``hash_names`` is the key file of stores whose slides have hashed names:
+    labels and annotations may call slides by their own, and patients are hashed too.
 
     Raises:
         WsiHrError: labels, splits, settings or stores that cannot be trained on.
@@ -104,12 +108,23 @@ def train_stage(
             f"{store}: holds no finished patch store; see its status.csv, or make one with: "
             f"wsi-hr tile SLIDES -o {store}"
         )
+    names, key = names_key_of(store / TILE_FILE), None
+    if hash_names is not None:
+        key = open_key(hash_names, [store, run_dir])
+        require_same_names(store, names, key)
+    elif names:
+        say(
+            console,
+            "note: these slides have hashed names; labels that call them by their own need "
+            "--hash-names KEYFILE",
+        )
     table = load_labels(
         labels.path,
         slide_ids,
         slide_column=labels.slide_column,
         label_column=labels.label_column,
         patient_column=labels.patient_column,
+        names=None if key is None else key.slide_names(slide_ids),
     )
     say(console, table.mapping, *(f"warning: {text}" for text in table.warnings))
     split_of = make_splits(
@@ -119,7 +134,8 @@ def train_stage(
     if labels.distinct_patients is not None:
         distinct = read_distinct_patients(labels.distinct_patients, table.rows)
     refuse_twins_apart(table.rows, split_of, distinct)
-    splits = split_rows(table.rows, split_of)
+    rows = table.rows if key is None else with_hashed_patients(table.rows, key)
+    splits = split_rows(rows, split_of)
     say(console, describe(splits))
     device = pick_device(config.train.device)
     second = low_mpp(config.method)
@@ -137,11 +153,13 @@ def train_stage(
     drawn = None
     if annotations is not None:
         bags = BagSet(store, mpp=tile.mpp)
-        drawn = annotations_of(annotations, splits, bags, config.dense, console)
+        drawn = annotations_of(annotations, splits, bags, config.dense, console, key)
         config = config.model_copy(update={"dense": drawn.dense})
     inputs = Inputs(splits, stores, drawn.rows() if drawn else ())
+    if key is not None:
+        key.save()  # before any id that it made is written
     with run_lock(run_dir):
-        return _train(table, inputs, drawn, store, run_dir, config, device, console)
+        return _train(table, inputs, drawn, store, run_dir, config, device, names, console)
 
 
 def _train(
@@ -152,6 +170,7 @@ def _train(
     run_dir: Path,
     config: Config,
     device: torch.device,
+    names: str,
     console: Console | None,
 ) -> TrainReport:
     record = RunRecord("train", config)
@@ -199,6 +218,7 @@ def _train(
     test = evaluate(judge, data, slides["test"], config.dense)
     record.write(
         run_dir,
+        names=names,
         device=_device_name(device),
         threads=torch.get_num_threads(),
         chunk=method.encoder.chunk,

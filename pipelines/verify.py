@@ -14,14 +14,16 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 
+from pipelines.hashed_names import NAMES, hashed, names_key_of, open_key, require_same_names
 from pipelines.progress import progress_bar
 from pipelines.replacement import ATTEMPT
 from pipelines.status import STATUS_COLUMNS, STATUS_FILE, printable
 from pipelines.tile_settings import RUN_LIMITS, TILE_FILE
 from wsi_hr.cohort.manifest import SlideRecord, find_slides
+from wsi_hr.cohort.name_key import NameKey
 from wsi_hr.cohort.table import read_table
 from wsi_hr.config import TileConfig
-from wsi_hr.errors import LabelError, SlideError, StoreError
+from wsi_hr.errors import ConfigError, LabelError, SlideError, StoreError
 from wsi_hr.file_names import file_in, name_problem
 from wsi_hr.machine import num_usable_cores
 from wsi_hr.remote import Place, RemotePath
@@ -83,6 +85,7 @@ def verify_stage(
     places: Sequence[Place],
     slides: Sequence[Path] = (),
     *,
+    hash_names: Path | None = None,
     console: Console | None = None,
 ) -> VerifyReport:
     """Read every file of every store back; nothing is written, deleted or mended.
@@ -91,10 +94,12 @@ def verify_stage(
         places: folders of stores, or single stores.
         slides: folders, slides or manifests the stores were made from, as ``wsi-hr tile`` was given
             them; each store's slide is read through and compared. Empty: no comparison.
+        hash_names: the key file that the slides were tiled with; None: none was.
         console: where progress is shown; None: nowhere.
 
     Raises:
-        WsiHrError: there is no store, or there are no slides to compare with.
+        WsiHrError: there is no store, there are no slides to compare with, or another key is given
+            than that of the stores.
     """
     paths: dict[Place, None] = {}
     folders: dict[Place, None] = {}
@@ -106,7 +111,16 @@ def verify_stage(
         else:
             folders[place] = None
             paths |= dict.fromkeys(_stores_in(place))
-    records = _records(slides)
+    key = None if hash_names is None else open_key(hash_names, places)
+    if key is not None and not slides:
+        raise ConfigError(
+            f"--hash-names {hash_names}: tells which slide a store is of, to compare it with; give "
+            "--slides too, or leave it out"
+        )
+    for folder in {path.parent for path in paths} if slides else ():
+        if (folder / TILE_FILE).is_file():
+            require_same_names(folder, names_key_of(folder / TILE_FILE), key)
+    records = _records(slides, key)
     with (
         ThreadPoolExecutor(num_usable_cores()) as pool,
         progress_bar(console, "verifying", len(paths)) as advance,
@@ -145,13 +159,15 @@ def _stores_in(folder: Place) -> list[Place]:
     return found
 
 
-def _records(slides: Sequence[Path]) -> dict[str, SlideRecord] | None:
+def _records(slides: Sequence[Path], key: NameKey | None) -> dict[str, SlideRecord] | None:
     """The slides to compare with, by id; None: there is nothing to compare with."""
     if not slides:
         return None
     found = find_slides(slides)
     if not found:
         raise SlideError(f"{', '.join(map(printable, slides))}: no slides found")
+    if key is not None:
+        found = hashed(found, key)
     return {record.slide_id: record for record in found}
 
 
@@ -218,13 +234,14 @@ def _check_settings(folder: Place, checks: Sequence[StoreCheck]) -> Iterator[str
     path = folder / TILE_FILE
     try:
         text = path.read_text(encoding="utf-8")
-        settled = TileConfig.model_validate(json.loads(text)).model_dump(exclude=set(RUN_LIMITS))
+        told = {name: value for name, value in json.loads(text).items() if name != NAMES}
+        settled = TileConfig.model_validate(told).model_dump(exclude=set(RUN_LIMITS))
     except FileNotFoundError:
         if not any(check.path.parent == folder for check in checks):
             return  # no slide has come out yet, so no settings bind the folder
         yield f"{path}: missing; run the same wsi-hr tile again, which writes it"
         return
-    except (OSError, ValueError, ValidationError):
+    except (OSError, ValueError, ValidationError, AttributeError):
         yield (
             f"{path}: damaged; restore it, or delete it and run wsi-hr tile again with the "
             "settings of the stores"

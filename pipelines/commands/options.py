@@ -40,6 +40,22 @@ MppOverride = Annotated[
     float | None,
     typer.Option(help="um/px at level 0 of these slides, instead of their own word.", min=0),
 ]
+HashNames = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="KEYFILE",
+        help="Call slides by salted hashes of their names. This file, made if need be, tells them "
+        "back: keep it, and apart from the output.",
+    ),
+]
+KeyOfNames = Annotated[
+    Path | None,
+    typer.Option(
+        "--hash-names",
+        metavar="KEYFILE",
+        help="The key file that slides of hashed names were tiled with.",
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(help="Slides tiled at a time.", min=1, show_default="all cores, if memory allows"),

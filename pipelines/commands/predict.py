@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Device, MppOverride, Workers
+from pipelines.commands.options import Device, HashNames, MppOverride, Workers
 from pipelines.commands.outcome import finish, in_words, stdout
 from pipelines.sentences import say
 
@@ -27,6 +27,7 @@ def predict(
         int | None, typer.Option(help="Longest edge of a heatmap.", min=128, max=8192)
     ] = None,
     workers: Workers = None,
+    hash_names: HashNames = None,
     device: Device = None,
 ) -> None:
     """Predict slides and draw what was salient; slides are tiled on the way as the run's were."""
@@ -44,6 +45,7 @@ def predict(
         device=device or "auto",
         mpp_override=mpp_override,
         workers=workers,
+        hash_names=hash_names,
         heatmap_px=heatmap_px,
         console=console,
     )

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from pipelines.commands.options import (
     Assignments,
+    HashNames,
     Mpp,
     MppOverride,
     PatchSize,
@@ -49,6 +50,7 @@ def tile(
     ] = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    hash_names: HashNames = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only tell patches, bytes and hours, and if the disk fits."),
@@ -77,6 +79,7 @@ def tile(
             masks=masks,
             workers=workers,
             scheduler=scheduler,
+            hash_names=hash_names,
             console=console,
         )
         _tell(plan, folder, console)
@@ -90,6 +93,7 @@ def tile(
         masks=masks,
         workers=workers,
         scheduler=scheduler,
+        hash_names=hash_names,
         console=console,
     )
     finish(rows, where / "status.csv", console)

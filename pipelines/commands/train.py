@@ -11,6 +11,7 @@ from pipelines.commands.options import (
     Assignments,
     Device,
     EncoderName,
+    KeyOfNames,
     MethodName,
     Recipe,
     SamplerName,
@@ -55,6 +56,7 @@ def train(
         typer.Option(help="Folder of polygons: SLIDE_ID.geojson or .json (QuPath), .xml (ASAP)."),
     ] = None,
     mpp: ScaleOfStore = None,
+    hash_names: KeyOfNames = None,
     device: Device = None,
     seed: Seed = None,
     recipe: Recipe = None,
@@ -79,7 +81,14 @@ def train(
     console = stdout()
     config = resolve(recipe, options, assignments)
     report = train_stage(
-        place(store), source, run, config, console, mpp=mpp, annotations=annotations
+        place(store),
+        source,
+        run,
+        config,
+        console,
+        mpp=mpp,
+        annotations=annotations,
+        hash_names=hash_names,
     )
     if report.test:
         say(console, f"held-out slides: {in_words(report.test)}")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.commands.options import KeyOfNames
 from pipelines.commands.outcome import EXIT_SOME_FAILED, stdout
 from pipelines.sentences import say
 
@@ -20,13 +21,16 @@ def verify(
         list[Path] | None,
         typer.Option(help="Also compare the slides with those that were tiled. Repeatable."),
     ] = None,
+    hash_names: KeyOfNames = None,
 ) -> None:
     """Read every file of the stores back and say what is missing, changed or left over."""
     from pipelines.verify import verify_stage
     from wsi_hr.remote import place
 
     console = stdout()
-    report = verify_stage([place(store) for store in stores], slides or (), console=console)
+    report = verify_stage(
+        [place(store) for store in stores], slides or (), hash_names=hash_names, console=console
+    )
     say(console, *report.sentences, report.summary)
     if report.sentences:
         raise typer.Exit(EXIT_SOME_FAILED)

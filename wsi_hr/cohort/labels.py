@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +63,7 @@ def load_labels(
     slide_column: str | None = None,
     label_column: str | None = None,
     patient_column: str | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> Labels:
     """Give slides their labels from a table.
 
@@ -75,6 +76,7 @@ def load_labels(
         slide_column: header of the column that names the slide; None: found by its name.
         label_column: likewise, the class.
         patient_column: likewise, the patient.
+        names: slide_id -> its name, of slides whose ids are hashes; the table may have either.
 
     Raises:
         LabelError: the table cannot be used: a column is missing or ambiguous, rows contradict
@@ -84,16 +86,20 @@ def load_labels(
     table = read_table(path)
     columns = choose_columns(table, slide_column, label_column, patient_column)
     entries = read_entries(table, columns)
-    names = SlideNames(slide_ids)
+    id_of = {slide_id: slide_id for slide_id in slide_ids}
+    id_of |= {name: slide_id for slide_id, name in (names or {}).items()}
+    known = SlideNames(list(id_of))
     matched: dict[str, list[Entry]] = {slide_id: [] for slide_id in sorted(slide_ids)}
     unmatched: list[Entry] = []
     for entry in entries:
-        slide_id = names.find(entry.slide)
-        (unmatched if slide_id is None else matched[slide_id]).append(entry)
+        name = known.find(entry.slide)
+        (unmatched if name is None else matched[id_of[name]]).append(entry)
     matched = {slide_id: rows for slide_id, rows in matched.items() if rows}
-    _refuse_ambiguous(path, unmatched, names, matched)
+    with_row = {name for name, slide_id in id_of.items() if slide_id in matched}
+    _refuse_ambiguous(path, unmatched, known, with_row)
     if not matched:
-        raise LabelError(_nothing_fits(path, columns, unmatched, slide_ids, names))
+        ours = list((names or id_of).values())
+        raise LabelError(_nothing_fits(path, columns, unmatched, ours, known))
     entry_of = {slide_id: _agreed(path, slide_id, rows) for slide_id, rows in matched.items()}
     labelled = {slide_id: entry for slide_id, entry in entry_of.items() if entry.label}
     return Labels(
@@ -105,7 +111,7 @@ def load_labels(
         mapping=_mapping(path, columns),
         warnings=(
             *file_warnings(table, columns),
-            *row_warnings(path, columns, unmatched, matched, names),
+            *row_warnings(path, columns, unmatched, matched, known),
             *slide_warnings(path, columns, slide_ids, entry_of),
             *text_warnings(path, columns, list(labelled.values())),
         ),
@@ -113,10 +119,7 @@ def load_labels(
 
 
 def _refuse_ambiguous(
-    path: Path,
-    unmatched: Sequence[Entry],
-    names: SlideNames,
-    matched: Mapping[str, Sequence[Entry]],
+    path: Path, unmatched: Sequence[Entry], names: SlideNames, with_row: Collection[str]
 ) -> None:
     """Refuse a name that several slides share.
 
@@ -124,7 +127,7 @@ def _refuse_ambiguous(
     is then simply a slide that is not there.
     """
     for entry in unmatched:
-        namesakes = [name for name in names.namesakes(entry.slide) if name not in matched]
+        namesakes = [name for name in names.namesakes(entry.slide) if name not in with_row]
         if len(namesakes) > 1:
             raise LabelError(
                 f"{path}, line {entry.line}: slide {entry.slide!r} could be "
@@ -136,14 +139,14 @@ def _nothing_fits(
     path: Path,
     columns: Columns,
     unmatched: Sequence[Entry],
-    slide_ids: Sequence[str],
+    there: Sequence[str],
     names: SlideNames,
 ) -> str:
     unknown = [entry for entry in unmatched if entry.slide]
     if not unknown:
         return f"{path}: column {columns.slide!r} names no slide; give a line for each slide"
     theirs = " and ".join(with_hint(entry, names) for entry in unknown[:2])
-    ours = " and ".join(map(repr, sorted(slide_ids)[:2]))
+    ours = " and ".join(map(repr, sorted(there)[:2]))
     return (
         f"{path}: no row fits a slide: column {columns.slide!r} has {theirs}, the slides are "
         f"{ours or 'none at all'}; correct the names, or choose another column with --slide-column"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsi_hr.cohort.table import MPP_ALIASES, SLIDE_ALIASES, Table, match_column, read_table
+from wsi_hr.cohort.table import MPP_ALIASES, SLIDE_ALIASES, match_column, read_table
 from wsi_hr.errors import LabelError, SlideError
 from wsi_hr.file_names import plain_name
 from wsi_hr.slides.dicom_series import DICOM_SUFFIXES, series_uid
@@ -37,6 +37,9 @@ class SlideRecord:
         mpp: um per level-0 px the manifest gives; None: it gives none.
         problem: known before opening, one sentence; None: there is none.
         redundant: ``problem`` says that the file belongs to another record, which is no failure.
+        named: other files that ``problem`` names.
+        name: of a slide whose id is a hash, the id that its file would give it, by which its
+            owner's files know it; empty where the id is that name itself.
     """
 
     slide_id: str
@@ -44,6 +47,13 @@ class SlideRecord:
     mpp: float | None = None
     problem: str | None = None
     redundant: bool = False
+    named: tuple[Path, ...] = ()
+    name: str = ""
+
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        """What files that belong to the slide may be called after."""
+        return (self.slide_id, self.name) if self.name else (self.slide_id,)
 
 
 def find_slides(inputs: Sequence[Path]) -> list[SlideRecord]:
@@ -147,15 +157,11 @@ def _read_manifest(path: Path) -> list[SlideRecord]:
         if path_column and slide_column and row[slide_column].strip():
             record = replace(record, slide_id=_id_of_name(row[slide_column].strip()))
         if mpp_column and row[mpp_column].strip():
-            record = _with_mpp(record, row[mpp_column], _where(path, table, index))
+            record = _with_mpp(record, row[mpp_column], path, table.line_of(index))
         records.append(record)
     if not records:
         raise LabelError(f"{path}: the manifest lists no slide; give it a line for each")
     return records
-
-
-def _where(path: Path, table: Table, index: int) -> str:
-    return f"{path}, line {table.line_of(index)}"
 
 
 def _located(path: Path, beside: dict[Path, dict[str, list[Path]]]) -> SlideRecord:
@@ -180,7 +186,7 @@ def _located(path: Path, beside: dict[Path, dict[str, list[Path]]]) -> SlideReco
     problem = f"{path}: no such file"
     if twins:
         problem = f"{path}: could be {' or '.join(twin.name for twin in twins)}; write the suffix"
-    return replace(_record(path), problem=problem)
+    return replace(_record(path), problem=problem, named=tuple(twins))
 
 
 def _id_of_name(name: str) -> str:
@@ -190,7 +196,7 @@ def _id_of_name(name: str) -> str:
     return slide_id_of(Path(f"{name}.slide"))
 
 
-def _with_mpp(record: SlideRecord, cell: str, where: str) -> SlideRecord:
+def _with_mpp(record: SlideRecord, cell: str, manifest: Path, line: int) -> SlideRecord:
     """Take the manifest's mpp, with a decimal point or comma."""
     try:
         mpp = float(cell.strip().replace(",", "."))
@@ -198,8 +204,10 @@ def _with_mpp(record: SlideRecord, cell: str, where: str) -> SlideRecord:
         mpp = math.nan
     if math.isfinite(mpp) and mpp > 0:
         return replace(record, mpp=mpp)
-    problem = f"{where}: mpp {cell.strip()!r} is not a positive number of um per px"
-    return replace(record, problem=record.problem or problem)
+    if record.problem is not None:
+        return record
+    problem = f"{manifest}, line {line}: mpp {cell.strip()!r} is not a positive number of um per px"
+    return replace(record, problem=problem, named=(manifest,))
 
 
 def _without_repetitions(records: list[SlideRecord]) -> list[SlideRecord]:
@@ -218,7 +226,7 @@ def _without_repetitions(records: list[SlideRecord]) -> list[SlideRecord]:
             first = files.setdefault((found.st_dev, found.st_ino), record.path)
             if first is not record.path:
                 problem = f"the same file as {first}"
-                kept.append(replace(record, problem=problem, redundant=True))
+                kept.append(replace(record, problem=problem, redundant=True, named=(first,)))
                 continue
             uid = None
             if record.path.suffix.lower() in DICOM_SUFFIXES:
@@ -227,7 +235,7 @@ def _without_repetitions(records: list[SlideRecord]) -> list[SlideRecord]:
                 first = series.setdefault((record.path.parent.resolve(), uid), record.path)
                 if first is not record.path:
                     problem = f"belongs to the DICOM series of {first}"
-                    kept.append(replace(record, problem=problem, redundant=True))
+                    kept.append(replace(record, problem=problem, redundant=True, named=(first,)))
                     continue
         kept.append(record)
     return kept

@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from wsi_hr.cohort.same_text import bare_name
 from wsi_hr.errors import LabelError
@@ -176,18 +177,33 @@ def neutralise(cell: str) -> str:
     return cell
 
 
-def write_table(path: Place, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+def write_table(
+    path: Place,
+    columns: Sequence[str],
+    rows: Iterable[Mapping[str, str]],
+    *,
+    private: bool = False,
+) -> None:
     """Write a table whole or not at all: UTF-8, commas, line feeds, cells neutralised.
 
     Args:
         path: replaced if it exists.
         columns: headers, in order.
         rows: header -> cell; taken one at a time, so a generator needs no memory.
+        private: only the file's owner may read it, from its first moment on.
 
     Raises:
         KeyError: a row lacks a column.
     """
-    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as handle:
+    with atomic_path(path) as tmp:
+        if private:
+            tmp.unlink(missing_ok=True)  # what a killed run left has the mode it was made with
+            tmp.touch(mode=0o600)
+        _write_rows(tmp, columns, rows)
+
+
+def _write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as handle:
         handle.write(_line(columns))
         for row in rows:
             handle.write(_line([row[column] for column in columns]))

@@ -60,23 +60,28 @@ class GivenCoords:
         return len(self.coords)
 
 
-def find_coords(folder: Path, slide_id: str) -> Path:
+def find_coords(folder: Path, *called: str) -> Path:
     """The coordinates file of a slide in ``folder`` or in its folder ``patches``.
+
+    Args:
+        folder: where it is.
+        called: what the file may be called after, one at least: the slide's ids.
 
     Raises:
         CoordsError: there is none, or more than one.
     """
-    suffixes = (CLAM_SUFFIX, TRIDENT_SUFFIX)
     places = [
-        file_in(place, slide_id, suffix, of="slide id")
+        file_in(place, name, suffix, of="slide id")
         for place in (folder, folder / PATCHES_FOLDER)
-        for suffix in suffixes
+        for name in called
+        for suffix in (CLAM_SUFFIX, TRIDENT_SUFFIX)
     ]
     found = [place for place in places if place.is_file()]
     if not found:
+        names = " nor ".join(place.name for place in places if place.parent == folder)
         raise CoordsError(
-            f"{folder}: has neither {places[0].name} nor {places[1].name}; add the slide's "
-            "coordinates, or tile it without --coords"
+            f"{folder}: has neither {names}; add the slide's coordinates, or tile it without "
+            "--coords"
         )
     if len(found) > 1:
         raise CoordsError(

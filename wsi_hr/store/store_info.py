@@ -23,7 +23,8 @@ class StoreInfo:
 
     Attributes:
         slide_id: which slide.
-        source_name: file name of the slide, without its folder.
+        source_name: file name of the slide, without its folder; the id with the file's suffix
+            where names are hashed.
         source_size: bytes of the slide's file.
         source_sha256: SHA-256 of the slide's file, hexadecimal.
         source_edges_sha256: SHA-256 of the file's first and last 64 KiB, which is cheap to compare.

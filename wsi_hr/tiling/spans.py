@@ -159,16 +159,16 @@ def begin_slide(
     mpp_source: str,
     coords: Path | None = None,
     mask_path: Path | None = None,
+    source_name: str | None = None,
 ) -> Begun:
     """Tile a small slide as :func:`~wsi_hr.tiling.tile.tile_slide` does; lay a larger one out.
 
     Arguments and errors are those of that function. A store that is laid out is at ``store_path``,
     not finished.
     """
-    with looked_over(path, slide_id, config, mpp_override, mpp_source, coords, mask_path) as (
-        origin,
-        survey,
-    ):
+    with looked_over(
+        path, slide_id, config, mpp_override, mpp_source, coords, mask_path, source_name
+    ) as (origin, survey):
         num_patches = sum(len(scale.grid) for scale in survey.scales)
         if not len(survey.scales[0].grid):
             return Begun(without_patches(store_path.parent, origin, survey))

@@ -74,6 +74,7 @@ def tile_slide(
     threads: int = 1,
     coords: Path | None = None,
     mask_path: Path | None = None,
+    source_name: str | None = None,
 ) -> TileResult:
     """Cut the tissue of one slide into a patch store.
 
@@ -90,6 +91,7 @@ def tile_slide(
         threads: blocks of patches worked on at a time; the store does not depend on it.
         coords: a CLAM or TRIDENT file with the patches to cut; None: those with enough tissue.
         mask_path: the user's mask of this slide; None: the segmenter draws it.
+        source_name: what the store calls the slide's file; None: its name.
 
     Returns:
         ``done`` or ``no_tissue``; anything else is an error.
@@ -102,10 +104,9 @@ def tile_slide(
         ConfigError: the user's segmenter cannot be used.
         StoreError: the store cannot be written.
     """
-    with looked_over(path, slide_id, config, mpp_override, mpp_source, coords, mask_path) as (
-        origin,
-        survey,
-    ):
+    with looked_over(
+        path, slide_id, config, mpp_override, mpp_source, coords, mask_path, source_name
+    ) as (origin, survey):
         if len(survey.scales[0].grid):
             return result_of(origin, survey, write_store(store_path, origin, survey, threads))
         return without_patches(store_path.parent, origin, survey)
@@ -120,6 +121,7 @@ def looked_over(
     mpp_source: str,
     coords: Path | None,
     mask_path: Path | None,
+    source_name: str | None,
 ) -> Iterator[tuple[Origin, Survey]]:
     """A slide that is open, its patches laid out; arguments and errors are :func:`tile_slide`'s."""
     given = None if coords is None else read_coords(coords)
@@ -129,7 +131,8 @@ def looked_over(
         path, slide_id=slide_id, mpp_override=mpp_override, mpp_source=mpp_source
     ) as slide:
         survey = survey_slide(slide, config, given, mask_path)
-        yield Origin(source, digest, config, given), survey
+        name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+        yield Origin(source, digest, config, given, source_name or name), survey
 
 
 def result_of(origin: Origin, survey: Survey, notes: Sequence[str]) -> TileResult:
@@ -181,12 +184,14 @@ class Origin:
         sha256: of their bytes.
         config: what is asked.
         given: the patches to cut, where somebody else chose them.
+        name: what the store calls the slide's file.
     """
 
     source: Source
     sha256: str
     config: TileConfig
     given: GivenCoords | None
+    name: str
 
 
 def write_store(store_path: Path, origin: Origin, survey: Survey, threads: int) -> list[str]:
@@ -257,7 +262,7 @@ def info_of(origin: Origin, survey: Survey, scale: Scale) -> StoreInfo:
     assert slide.mpp is not None, "a slide without mpp cannot be planned"
     return StoreInfo(
         slide_id=slide.slide_id,
-        source_name=os.fsencode(slide.path.name).decode("utf-8", "backslashreplace"),
+        source_name=origin.name,
         source_size=source.size,
         source_sha256=origin.sha256,
         source_edges_sha256=source.edges_sha256(),
