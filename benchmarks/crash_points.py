@@ -158,7 +158,9 @@ def _sweep(
             swept.cases[name] += 1
             swept.harmless += harmless
             where = f"{name} at call {at} ({reference[at].call})"
-            swept.problems += [f"{where}: {problem}" for problem in problems]
+            for problem in problems:
+                say(f"{where}: {problem}")
+                swept.problems.append(f"{where}: {problem}")
             if number % _TELL_EVERY == 0:
                 say(f"{number} of {len(cases)} cases, {len(swept.problems)} violations")
     swept.states = len(resumed)
