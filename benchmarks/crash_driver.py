@@ -29,6 +29,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
@@ -169,11 +170,12 @@ def serve(number: int) -> NoReturn:
     """Answer requests on stdin until it is closed; the first line says that all is ready."""
     prepare(number)
     print("ready", flush=True)
-    for line in sys.stdin:
-        given = json.loads(line)
-        fault = given.pop("fault")
-        request = Request(**given, fault=Fault(**fault) if fault else None)
-        print(json.dumps(asdict(_run(request))), flush=True)
+    with suppress(BrokenPipeError):  # whoever asked is gone
+        for line in sys.stdin:
+            given = json.loads(line)
+            fault = given.pop("fault")
+            request = Request(**given, fault=Fault(**fault) if fault else None)
+            print(json.dumps(asdict(_run(request))), flush=True)
     os._exit(0)  # libraries take seconds to say goodbye
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from wsi_hr import __version__
@@ -73,6 +73,10 @@ def write_sheets(
     Returns:
         The sheets; one that would be the same again is kept, and those of an earlier, longer list
         are removed.
+
+    Raises:
+        WriteError: the disk does not take them.
+        OSError: a picture is there and cannot be read just now.
     """
     per_sheet = _COLUMNS * _ROWS
     sheets: list[Place] = []
@@ -82,12 +86,13 @@ def write_sheets(
         if number > 1:
             path = file_in(folder, f"contact_sheet_{number}", ".png", of="contact sheet")
         some = entries[first : first + per_sheet]
-        key = _key(some, legend)
+        contents = [_content(entry.picture) for entry in some]
+        key = _key(some, contents, legend)
         if _key_of(path) != key:
             texts = PngInfo()
             texts.add_text(_CHUNK, key)
             with atomic_path(path) as temporary:
-                _draw(some, legend).save(temporary, format="PNG", pnginfo=texts)
+                _draw(some, contents, legend).save(temporary, format="PNG", pnginfo=texts)
         sheets.append(path)
     for path in folder.glob("contact_sheet*.png"):
         if _SHEETS.fullmatch(path.name) and path not in sheets:
@@ -96,13 +101,24 @@ def write_sheets(
     return sheets
 
 
-def _key(entries: Sequence[Entry], legend: Mapping[str, Color]) -> str:
+def _content(picture: Place | None) -> bytes | None:
+    """The bytes of a picture; None: there is none.
+
+    Raises:
+        OSError: it is there and cannot be read just now: it is not to be left out.
+    """
+    try:
+        return None if picture is None else picture.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _key(
+    entries: Sequence[Entry], contents: Sequence[bytes | None], legend: Mapping[str, Color]
+) -> str:
     """All that a sheet of these depends on: equal keys mean equal sheets."""
     digest = hashlib.sha256(repr((__version__, legend)).encode())
-    for entry in entries:
-        content = None
-        with suppress(OSError):
-            content = None if entry.picture is None else entry.picture.read_bytes()
+    for entry, content in zip(entries, contents, strict=True):
         drawn = None if content is None else hashlib.sha256(content).hexdigest()
         facts = repr((entry.caption, entry.bad, drawn))
         digest.update(facts.encode("utf-8", "backslashreplace"))
@@ -118,7 +134,9 @@ def _key_of(path: Place) -> str | None:
         return None
 
 
-def _draw(entries: Sequence[Entry], legend: Mapping[str, Color]) -> Image.Image:
+def _draw(
+    entries: Sequence[Entry], contents: Sequence[bytes | None], legend: Mapping[str, Color]
+) -> Image.Image:
     columns = min(_COLUMNS, len(entries))
     width = max(columns * (PICTURE_PX + _GAP_PX) + _GAP_PX, 600)
     row_px = PICTURE_PX + _CAPTION_PX + _GAP_PX
@@ -130,10 +148,10 @@ def _draw(entries: Sequence[Entry], legend: Mapping[str, Color]) -> Image.Image:
         draw.rectangle((x, 12, x + 14, 26), fill=color)
         draw.text((x + 20, 10), meaning, _INK, font)
         x += 100
-    for number, entry in enumerate(entries):
+    for number, (entry, content) in enumerate(zip(entries, contents, strict=True)):
         left = _GAP_PX + number % columns * (PICTURE_PX + _GAP_PX)
         top = _HEAD_PX + number // columns * row_px
-        picture = None if entry.picture is None else _picture(entry.picture)
+        picture = None if content is None else _picture(content)
         if picture is not None:
             sheet.paste(picture, (left, top))
         for line, text in enumerate(entry.caption):
@@ -142,12 +160,13 @@ def _draw(entries: Sequence[Entry], legend: Mapping[str, Color]) -> Image.Image:
     return sheet
 
 
-def _picture(path: Place) -> Image.Image | None:
+def _picture(content: bytes) -> Image.Image | None:
+    """The picture as large as it is drawn; None: it is damaged."""
     try:
-        with path.open("rb") as file, Image.open(file, formats=["PNG"]) as picture:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
             picture.thumbnail((PICTURE_PX, PICTURE_PX))
             return picture.convert("RGB")
-    except (FileNotFoundError, UnidentifiedImageError, OSError):
+    except (OSError, SyntaxError, ValueError):
         return None
 
 

@@ -197,6 +197,20 @@ def test_somebody_elses_files_are_left_alone(make_store, tmp_path, form):
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_an_export_that_cannot_be_read_just_now_is_not_called_unfinished(
+    make_store, tmp_path, form
+):
+    place = export_store(make_store(), tmp_path, form).path
+    file = place / "export.json" if place.is_dir() else place
+    file.unlink()
+    file.symlink_to(file.name)  # reading it fails, as on a disk that does
+    before = tree(tmp_path)
+    with pytest.raises(StoreError, match=rf"{place.name}: cannot be read \(Too many levels"):
+        export_store(make_store(), tmp_path, form)
+    assert tree(tmp_path) == before
+
+
 def test_two_forms_do_not_share_a_folder(make_store, tmp_path):
     export_store(make_store(), tmp_path, "png")
     with pytest.raises(StoreError, match="is the export as png; choose another"):

@@ -36,6 +36,14 @@ def test_a_sheet_that_would_be_the_same_again_is_kept_and_no_other(tmp_path):
     assert drawn("red", row) == first
 
 
+def test_a_picture_that_cannot_be_read_just_now_is_told_and_not_left_out(tmp_path):
+    row = dict.fromkeys(QC_COLUMNS, "") | {"slide_id": "a", "status": "done"}
+    (tmp_path / "qc/a.png").mkdir(parents=True)  # reading it fails, as on a disk that does
+    with pytest.raises(OSError, match="qc/a.png"):
+        write_contact_sheets(tmp_path, [row])
+    assert not (tmp_path / "contact_sheet.png").exists()
+
+
 @pytest.mark.parametrize("flushed", range(5))
 def test_a_flush_that_fails_leaves_no_old_sheet_after_the_next_run(tmp_path, monkeypatch, flushed):
     """The file has its new name by then, all stores are there, and nothing else is to be done."""

@@ -169,9 +169,14 @@ def write_coords(
 
 
 def read_notes(path: Path) -> dict[str, str]:
-    """The texts among the attributes of an HDF5 file; none where it is none."""
+    """The texts among the attributes of an HDF5 file; none where it is none.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+    """
+    content = io.BytesIO(path.read_bytes())
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(content, "r") as file:
             return {name: text for name, text in file.attrs.items() if isinstance(text, str)}
     except (OSError, RuntimeError, ValueError, KeyError, TypeError):
         return {}

@@ -160,14 +160,23 @@ def _place(store: PatchStore, out: Path, target: ToFile | ToFolder) -> Path:
 
 
 def _note_of(place: Path) -> dict[str, Any] | None:
-    """What an export says it was made from; None: there is none of ours."""
+    """What an export says it was made from; None: there is none of ours.
+
+    Raises:
+        StoreError: it is there and cannot be read just now.
+    """
     try:
         if place.is_dir():
-            note = json.loads((place / NOTE_NAME).read_text(encoding="utf-8"))
+            note = json.loads((place / NOTE_NAME).read_bytes())
         else:
             note = json.loads(read_notes(place)[_ATTRIBUTE])
-    except (OSError, ValueError, KeyError):
+    except (FileNotFoundError, ValueError, KeyError):
         return None
+    except OSError as cause:
+        raise StoreError(
+            f"{place}: cannot be read ({cause.strerror}); see that the disk is there and lets you, "
+            "or choose another output folder"
+        ) from cause
     return note if isinstance(note, dict) and "format" in note else None
 
 
