@@ -63,7 +63,7 @@ def run_lock(folder: Place, *inner: str) -> Iterator[None]:
             handle = _acquire(folder, made)
         try:
             for place in (folder, *(place for pattern in inner for place in folder.glob(pattern))):
-                if not place.is_symlink():
+                if place.resolve().is_relative_to(folder.resolve()):  # no link leads out
                     sweep_temporaries(place)
             yield
         finally:

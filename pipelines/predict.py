@@ -69,6 +69,7 @@ def predict_stage(
     workers: int | None = None,
     hash_names: Path | None = None,
     heatmap_px: int | None = None,
+    segmenter: str | None = None,
     console: Console | None = None,
     on_prediction: Callable[[SlidePrediction], object] | None = None,
 ) -> PredictReport:
@@ -90,6 +91,8 @@ def predict_stage(
         workers: processes that tile.
         hash_names: key file, as for ``wsi-hr tile``; slides are called by hashes of their names.
         heatmap_px: longest edge of a picture; the run's setting by default.
+        segmenter: the run's, named again, where it is a function of the user's and slides are
+            tiled: what is imported is not taken from the run's files.
         console: told what happens; None for silence.
         on_prediction: given each slide's prediction as it is made; all are made anew then.
 
@@ -104,7 +107,9 @@ def predict_stage(
     torch.set_num_threads(run.config.train.threads or num_usable_cores())
     record = RunRecord("predict", run.config)
     with run_lock(out, HEATMAPS, CLASS_MAPS, PATCHES):
-        source = find_patches(run, inputs, out, mpp_override, workers, hash_names, console)
+        source = find_patches(
+            run, run_dir, inputs, out, mpp_override, workers, hash_names, segmenter, console
+        )
         if source.names:
             refuse_named(out / PREDICTIONS)
         if split is not None:

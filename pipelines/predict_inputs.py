@@ -16,6 +16,7 @@ from pipelines.tile_settings import TILE_FILE
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.name_key import NameKey
 from wsi_hr.cohort.table import read_table
+from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError, FileNameError, LabelError, StoreError
 from wsi_hr.file_names import name_problem, require_own
 from wsi_hr.prediction.exports.tables import PredictionRow
@@ -51,14 +52,18 @@ class PatchesFrom:
 
 def find_patches(
     run: TrainedRun,
+    run_dir: Path,
     inputs: Sequence[Place],
     out: Path,
     mpp_override: float | None,
     workers: int | None,
     hash_names: Path | None,
+    segmenter: str | None,
     console: Console | None,
 ) -> PatchesFrom:
     """Sort out what the inputs are; slides are tiled into ``out``/store as the run's were.
+
+    Arguments are those of :func:`pipelines.predict.predict_stage`.
 
     Raises:
         WsiHrError: the inputs cannot be used at all.
@@ -78,6 +83,11 @@ def find_patches(
             f"--hash-names {hash_names}: {stores[0]} is tiled already, so it would have no "
             "effect; give it to wsi-hr tile, or give wsi-hr predict the slides"
         )
+    if stores and segmenter is not None:
+        raise ConfigError(
+            f"--set tile.segmenter={segmenter}: {stores[0]} is tiled already, so it would have no "
+            "effect; leave it out"
+        )
     if stores and stores[0].suffix == STORE_SUFFIX:
         path = stores[0]
         bags = BagSet(path.parent, mpp=run.config.tile.mpp)
@@ -92,6 +102,7 @@ def find_patches(
             f"{elsewhere[0]}: no store is there, and slides are read from files only; check the "
             "URL, or mount or copy the slides"
         )
+    _require_segmenter(run.config.tile, run_dir, segmenter)
     folder = require_own(out, "store")
     rows = tile_stage(
         slides,
@@ -110,6 +121,25 @@ def find_patches(
         tuple(PredictionRow(row["slide_id"], row["status"], row["reason"]) for row in others),
         "" if hash_names is None else NameKey.open(hash_names).fingerprint,
     )
+
+
+def _require_segmenter(tile: TileConfig, run_dir: Path, named: str | None) -> None:
+    """See that the user has named what is imported to draw masks.
+
+    Raises:
+        ConfigError: the run's segmenter is not of wsi-hr and was not named, or another one was.
+    """
+    if named is None and tile.needs_import:
+        raise ConfigError(
+            f"{run_dir}: its slides were tiled with {tile.segmenter}, which is no segmenter of "
+            "wsi-hr, and what is imported here is not for a file to say; if you know it, name it: "
+            f"--set tile.segmenter={tile.segmenter}"
+        )
+    if named not in (None, tile.segmenter):
+        raise ConfigError(
+            f"--set tile.segmenter={named}: the run's slides were tiled with {tile.segmenter}; "
+            "name that one, or tile the slides yourself and give the store"
+        )
 
 
 def _whole_store(folder: Place, mpp: float) -> PatchesFrom:

@@ -56,6 +56,23 @@ def resolve(
     return resolve_config(read_recipe(recipe) if recipe else None, options, assignments or ())
 
 
+def segmenter_option(assignments: Sequence[str] | None) -> str | None:
+    """The segmenter that ``--set tile.segmenter=...`` names, where nothing else can be set.
+
+    Raises:
+        ConfigError: something else is set, or that is no segmenter.
+    """
+    if not assignments:
+        return None
+    config = resolve(None, {}, assignments)
+    if config.model_fields_set != {"tile"} or config.tile.model_fields_set != {"segmenter"}:
+        raise ConfigError(
+            f"--set {' --set '.join(assignments)}: the run has its settings; only tile.segmenter "
+            "is named again, where it is a function of yours"
+        )
+    return config.tile.segmenter
+
+
 def scales_option(text: str | None) -> dict[str, object]:
     """The settings that ``--mpp`` stands for: the main mpp, and further ones after commas.
 

@@ -13,6 +13,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from tests.code_from_data import code_from_data
 from tests.paths_from_names import paths_from_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +66,15 @@ DOORS = {
     "distributed": ("pipelines/",),
     "typer": ("pipelines/",),
     "rich": ("pipelines/",),
+    "pickle": ("wsi_hr/slides/isolate",),  # from a child of ours
+    **dict.fromkeys(("marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy"), ("nowhere",)),
+}
+# What is imported or run is never what a file says; here it is this.
+CODE: dict[str, set[str]] = {
+    # what the user named on the command line
+    "wsi_hr/tiling/tissue.py": {"importlib.import_module(module)"},
+    "wsi_hr/slides/isolate_server.py": {"importlib.import_module(name)"},  # of PRELOAD
+    "pipelines/doctor.py": {"importlib.import_module(name)", "entry.load()"},  # its own list
 }
 # Names become paths in file_names.py only; elsewhere where they cannot come from a foreign file.
 PATHS_FROM_NAMES: dict[str, set[str]] = {
@@ -112,6 +122,11 @@ def violations(root: Path) -> list[str]:
             f"{where}:{line}: makes a path of a name, which wsi_hr/file_names.py does: {source}"
             for line, source in paths_from_names(tree)
             if source not in PATHS_FROM_NAMES.get(where, ())
+        ]
+        found += [
+            f"{where}:{line}: runs what it is given: {source}"
+            for line, source in code_from_data(tree)
+            if source not in CODE.get(where, ())
         ]
         if where.startswith("wsi_hr/"):
             found += [f"{where}:{line}: the library prints" for line in prints(tree)]
@@ -244,6 +259,28 @@ def test_every_room_has_its_place() -> None:
                 'open(f"{folder}/{x}")',
             )
         ),
+        *(
+            ("wsi_hr/models/a.py", f"def f(x): return {source}", "runs what it is given")
+            for source in (
+                "eval(x)",
+                "exec(x)",
+                "importlib.import_module(x)",
+                "__import__(x)",
+                "np.load(x)",
+                "np.load(x, allow_pickle=True)",
+                "torch.load(x)",
+                "torch.load(x, weights_only=False)",
+                "torch.hub.load(x)",
+                "yaml.load(x, Loader=yaml.Loader)",
+                "yaml.unsafe_load(x)",
+                "tar.extractall(x)",
+                "entry.load()",
+                "os.system(x)",
+                "subprocess.run(x, shell=True)",
+            )
+        ),
+        ("wsi_hr/store/a.py", "import pickle", "imports pickle"),
+        ("pipelines/a.py", "from marshal import loads", "imports marshal"),
         ("pipelines/a.py", "x = Path('a')\nx /= name", "makes a path"),
         ("pipelines/a.py", "def f() -> Path: ...\nwith y(f()) as z: f() / z", "makes a path"),
         ("wsi_hr/utils.py", "", "names no subject"),
@@ -271,6 +308,10 @@ def test_a_planted_breach_is_found(tmp_path: Path, where: str, source: str, sent
         (
             "wsi_hr/tiling/a.py",
             "def f(p: Path, x): return p / 'a' / NAME / file_name(x, of='')",
+        ),
+        (
+            "wsi_hr/training/a.py",
+            "torch.load(x, weights_only=True); np.load(x, allow_pickle=False)",
         ),
         ("wsi_hr/tiling/a.py", "def f(a, b): return a / b, a.size / b.num, 3 / sum(b)"),
         ("wsi_hr/tiling/a.py", "def f(out: Path, x): return file_in(out / QC, x, '.png', of='id')"),

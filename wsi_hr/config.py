@@ -127,6 +127,11 @@ class TileConfig(Frozen):
         return self
 
     @property
+    def needs_import(self) -> bool:
+        """Whether the segmenter is not of wsi-hr; no file's word is enough to import it."""
+        return self.segmenter not in SEGMENTERS
+
+    @property
     def scales(self) -> tuple[float, ...]:
         """All mpp asked, the main one first."""
         return (self.mpp, *self.more_mpp)
@@ -249,7 +254,8 @@ def resolve_config(
         assignments: ``key=value`` texts of ``--set``; the value is read as YAML.
 
     Raises:
-        ConfigError: an unknown key (the nearest known one is named) or a value out of range.
+        ConfigError: an unknown key (the nearest known one is named), a value out of range, or a
+            segmenter of somebody's own that only the recipe names.
     """
     tree: dict[str, Any] = {}
     _merge(tree, dict(recipe or {}))
@@ -271,12 +277,18 @@ def resolve_config(
     if isinstance(tree.get("method"), dict):
         tree["method"].setdefault("name", DEFAULT_METHOD)
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as cause:
         several = isinstance(tree.get("sampler"), list)
         words = RefusedSettings(Config, _TABLES, several_samplers=several)
         said = words.explain(cause, recipe, [key for key, _ in given])
         raise ConfigError("; ".join(said)) from cause
+    if config.tile.needs_import and "tile.segmenter" not in {key for key, _ in given}:
+        raise ConfigError(
+            f"tile.segmenter {config.tile.segmenter}: is to be imported, and a recipe does not say "
+            f"what is run here; name it yourself: --set tile.segmenter={config.tile.segmenter}"
+        )
+    return config
 
 
 def dump_config(config: BaseModel) -> str:

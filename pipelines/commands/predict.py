@@ -29,12 +29,23 @@ def predict(
     workers: Workers = None,
     hash_names: HashNames = None,
     device: Device = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="tile.segmenter=MODULE:FUNCTION, where the run was tiled with a function of yours "
+            "and slides are to be tiled; nothing else can be set.",
+        ),
+    ] = None,
 ) -> None:
     """Predict slides and draw what was salient; slides are tiled on the way as the run's were."""
     from pipelines.predict import PREDICTIONS, predict_stage
+    from pipelines.settings import segmenter_option
     from wsi_hr.prediction.heatmap import RESEARCH_USE
     from wsi_hr.remote import place
 
+    segmenter = segmenter_option(assignments)
     console = stdout()
     say(console, RESEARCH_USE)
     report = predict_stage(
@@ -47,6 +58,7 @@ def predict(
         workers=workers,
         hash_names=hash_names,
         heatmap_px=heatmap_px,
+        segmenter=segmenter,
         console=console,
     )
     if report.metrics:

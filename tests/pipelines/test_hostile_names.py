@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,9 +21,11 @@ from pipelines.predict import CLASS_MAPS, HEATMAPS, PATCHES, PREDICTIONS
 from pipelines.qc_table import QC_FILE
 from pipelines.replacement import OUTDATED
 from pipelines.status import STATUS_FILE
-from wsi_hr.store.manifest import MANIFEST_NAME, FileEntry, Manifest, entry_of, read_manifest
+from wsi_hr.store.manifest import MANIFEST_NAME, FileEntry, Manifest, read_manifest
 from wsi_hr.tiling.review import OUTLINES, PICTURES
 from wsi_hr.training.epoch_memory import MEMORY
+
+from .hostile_stores import forge
 
 GOOD = ("slide_001", "slide_002")
 SUFFIXES = ("", ".png", ".csv", ".npy", ".h5", "_patches.h5", ".geojson", ".tar", ".zarr.tmp")
@@ -141,17 +142,6 @@ def add_rows(path: Path, names: list[str], **cells: str) -> None:
     slide = next(iter(rows[0]))
     more = [{**rows[0], **cells, slide: name} for name in names]
     put_table(path, list(rows[0]), [*rows, *more])
-
-
-def forge(store: Path, change: Callable[[dict], object]) -> None:
-    """Change what a store says of itself, with a manifest that fits."""
-    file = store / "zarr.json"
-    document = json.loads(file.read_text())
-    change(document["attributes"]["wsi_hr"])
-    file.write_text(json.dumps(document))
-    files = dict(read_manifest(store).files)
-    files["zarr.json"] = entry_of(file)
-    (store / MANIFEST_NAME).write_bytes(Manifest(files).to_bytes())
 
 
 @pytest.fixture

@@ -39,7 +39,8 @@ def load_net(name: str, weights: str, keys: SettingKeys = _ENCODER, **options: A
     Raises:
         ConfigError: unknown name, or weights that cannot be had or do not fit.
     """
-    if name.split(".")[0] not in timm.list_models():
+    # timm takes `hf-hub:` and `local-dir:` for places that say what to build, and from where
+    if {":", "/"} & set(name) or name.split(".")[0] not in timm.list_models():
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.3)
         hint = f"near: {', '.join(near)}" if near else "timm.list_models() lists them"
         raise ConfigError(f"{keys.name} {name}: timm has no such model; {hint}")

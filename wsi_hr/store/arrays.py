@@ -39,6 +39,8 @@ _MOST_BYTES = 1 << 30  # of one array: more than a hundred million patches have
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
 _PLAIN_BYTES = {"name": "bytes"}
 _CRC32C = {"name": "crc32c"}
+_CODECS = {"bytes", "zstd", "crc32c"}
+"""Those of small arrays."""
 
 
 def write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
@@ -136,7 +138,16 @@ def read_small_array(folder: Place, manifest: Manifest, name: str) -> npt.NDArra
         key.removeprefix(f"{name}/"): cpu.Buffer.from_bytes(read_checked(folder, manifest, key))
         for key in keys
     }
-    array = zarr.open_array(MemoryStore(store_dict=files), mode="r")
+    try:
+        codecs = {codec["name"] for codec in json.loads(files["zarr.json"].to_bytes())["codecs"]}
+        if not codecs <= _CODECS:  # others may be anybody's code, found by its name
+            raise ValueError(f"codecs {', '.join(sorted(codecs))}")  # noqa: TRY301
+        array = zarr.open_array(MemoryStore(store_dict=files), mode="r")
+    except (ValueError, KeyError, TypeError) as cause:
+        raise StoreError(
+            f"{folder}: its {name} is not laid out as wsi-hr does it ({cause}); do not use this "
+            "store"
+        ) from cause
     (chunk,) = (content.to_bytes() for key, content in files.items() if key != "zarr.json")
     if array.nbytes > _MOST_BYTES or not _decodes_to(array.nbytes, chunk):
         raise StoreError(
