@@ -166,6 +166,7 @@ for line in sys.stdin:
             os.dup2(os.open(job[stream], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.stdin.close()
         sys.argv = ["wsi-hr", *job["argv"]]
+        exec(job["before"], {})
         try:
             main()
         finally:
@@ -212,12 +213,13 @@ def _forge() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def start(_forge, tmp_path) -> Iterator[Callable[..., Command]]:
-    """Start ``wsi-hr ARGS...`` as a process, one at a time."""
+    """Start ``wsi-hr ARGS...`` as a process, one at a time; code ``before`` runs in it first."""
     started: list[Command] = []
 
-    def begin(*args: object) -> Command:
+    def begin(*args: object, before: str = "") -> Command:
         out, err = tmp_path / "stdout", tmp_path / "stderr"
         job = {"argv": [str(arg) for arg in args], "out": str(out), "err": str(err)}
+        job |= {"before": before}
         _forge.stdin.write(json.dumps(job) + "\n")
         _forge.stdin.flush()
         pid = int(_forge.stdout.readline())
