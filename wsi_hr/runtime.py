@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,30 @@ def sweep_temporaries(folder: Path) -> None:
                 shutil.rmtree(stray)
             else:
                 stray.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of ours with all that is in it, if it is there.
+
+    Raises:
+        WriteError: it cannot be removed.
+    """
+    with writing(folder), suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def remove_empty_folder(folder: Path) -> None:
+    """Remove a folder if it is there and holds nothing.
+
+    Raises:
+        WriteError: it cannot be removed.
+    """
+    with writing(folder):
+        try:
+            folder.rmdir()
+        except OSError as cause:
+            if cause.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
 
 def fsync_file(path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from wsi_hr.errors import CheckpointError
@@ -58,14 +58,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: missing, truncated, altered, or not one of ours.
+        OSError: it cannot be read just now.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; was this run folder trained?")
+    # not by the library's safe_open: it maps the file, and a disk that fails then ends the process
+    content = path.read_bytes()
     try:
-        with safe_open(path, "pt") as file:
-            ours = (file.metadata() or {}).get(_OURS)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as cause:
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        ours = header.get("__metadata__", {}).get(_OURS)
+    except (SafetensorError, ValueError) as cause:
         raise CheckpointError(
             f"{path}: damaged or not a checkpoint ({cause}); restore it or train again"
         ) from cause

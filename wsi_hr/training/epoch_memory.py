@@ -16,7 +16,7 @@ import numpy as np
 from wsi_hr.errors import CheckpointError
 from wsi_hr.file_names import file_in, own_folder, require_own
 from wsi_hr.geometry import Float32Array
-from wsi_hr.runtime import atomic_path
+from wsi_hr.runtime import atomic_path, remove_folder
 
 MEMORY = "memory"
 _CRC_BYTES = 4
@@ -71,8 +71,9 @@ def forget(run_dir: Path) -> None:
 
     Raises:
         FileNameError: a link that leads out of the run's folder stands there.
+        WriteError: it cannot be removed.
     """
-    shutil.rmtree(require_own(run_dir, MEMORY), ignore_errors=True)
+    remove_folder(require_own(run_dir, MEMORY))
 
 
 def _epoch_name(epoch: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from wsi_hr.geometry import Float32Array, Int64Array
 from wsi_hr.method_config import DenseConfig
 from wsi_hr.methods.dense import patch_loss
 from wsi_hr.methods.method import Method, NoMemory, SlideMemory, StepContext
-from wsi_hr.runtime import rng_for, seed_for, write_text_atomic
+from wsi_hr.runtime import remove_folder, rng_for, seed_for, write_text_atomic
 from wsi_hr.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -141,7 +140,7 @@ def fit(
         with update.judged():
             _complete(run_dir, model_tensors(method), meta)
         on_epoch(row)
-    shutil.rmtree(run_dir / KEPT, ignore_errors=True)
+    remove_folder(run_dir / KEPT)
     forget(run_dir)
     sampling.forget()
     return history

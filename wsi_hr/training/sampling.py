@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from wsi_hr.file_names import own_folder, require_own
 from wsi_hr.geometry import Float32Array, Int64Array
 from wsi_hr.methods.method import SlideMemory
 from wsi_hr.models.thumbnail_vit import ThumbnailViT, at_patches, build_thumbnail_vit, token_grid
-from wsi_hr.runtime import rng_for
+from wsi_hr.runtime import remove_empty_folder, rng_for
 from wsi_hr.sampler_config import AttentionConfig, LearnedConfig, SamplerConfig
 from wsi_hr.samplers import build_sampler
 from wsi_hr.samplers.features import colour_features
@@ -127,11 +126,14 @@ class Sampling:
             self.distillation.restore(checkpoint)
 
     def forget(self) -> None:
-        """Remove what was kept for the next epoch."""
+        """Remove what was kept for the next epoch.
+
+        Raises:
+            WriteError: it cannot be removed.
+        """
         teacher = require_own(self._run_dir, TEACHER)
         forget(teacher)
-        with suppress(OSError):  # not there, or holds what is not ours
-            teacher.rmdir()
+        remove_empty_folder(teacher)
 
 
 @dataclass(frozen=True, eq=False)
