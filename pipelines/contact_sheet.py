@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from wsi_hr import __version__
-from wsi_hr.errors import writing
+from wsi_hr.errors import reading, writing
 from wsi_hr.file_names import file_in
 from wsi_hr.remote import Place
 from wsi_hr.runtime import atomic_path
@@ -76,7 +76,7 @@ def write_sheets(
 
     Raises:
         WriteError: the disk does not take them.
-        OSError: a picture is there and cannot be read just now.
+        ReadError: a picture is there and cannot be read just now.
     """
     per_sheet = _COLUMNS * _ROWS
     sheets: list[Place] = []
@@ -105,12 +105,13 @@ def _content(picture: Place | None) -> bytes | None:
     """The bytes of a picture; None: there is none.
 
     Raises:
-        OSError: it is there and cannot be read just now: it is not to be left out.
+        ReadError: it is there and cannot be read just now: it is not to be left out.
     """
-    try:
-        return None if picture is None else picture.read_bytes()
-    except FileNotFoundError:
-        return None
+    with reading(picture):
+        try:
+            return None if picture is None else picture.read_bytes()
+        except FileNotFoundError:
+            return None
 
 
 def _key(

@@ -18,6 +18,8 @@ from wsi_hr.errors import WriteError, writing
 from wsi_hr.runtime import (
     atomic_path,
     fsync_dir,
+    remove_empty_folder,
+    remove_folder,
     rng_for,
     seed_for,
     sha256_file,
@@ -187,6 +189,27 @@ def test_of_two_writers_the_inner_one_tells(tmp_path: Path) -> None:
 def test_text_is_written_as_it_is(tmp_path: Path, text: str) -> None:
     write_text_atomic(tmp_path / "a", text)
     assert (tmp_path / "a").read_bytes() == text.encode()
+
+
+def test_folders_of_ours_go_and_what_holds_other_files_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    remove_folder(folder)
+    remove_empty_folder(folder)  # neither is there
+    folder.mkdir()
+    remove_empty_folder(folder)
+    assert not folder.exists()
+    (folder / "inner").mkdir(parents=True)
+    remove_empty_folder(folder)
+    assert folder.exists()
+    remove_folder(folder)
+    assert not folder.exists()
+
+
+def test_a_folder_that_cannot_be_removed_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for remove in (remove_folder, remove_empty_folder):
+        with pytest.raises(WriteError, match="file: cannot be written"):
+            remove(tmp_path / "file")
 
 
 def test_a_folder_that_is_gone_cannot_be_synced(tmp_path: Path) -> None:

@@ -58,6 +58,29 @@ class WriteError(MidwayError):
     """Something cannot be written: no room, no permission, a disk that is gone."""
 
 
+class ReadError(MidwayError):
+    """Something cannot be read just now: no permission, a disk or a share that fails."""
+
+
+@contextmanager
+def reading(place: object) -> Iterator[None]:
+    """Tell what the operating system does not give of ``place``.
+
+    Args:
+        place: what is read, as the user is told of it.
+
+    Raises:
+        ReadError: instead of any ``OSError``.
+    """
+    try:
+        yield
+    except OSError as cause:
+        raise ReadError(
+            f"{place}: cannot be read ({cause.strerror or cause}); see that the disk is there and "
+            "lets you, then start the same command again"
+        ) from cause
+
+
 @contextmanager
 def writing(place: object) -> Iterator[None]:
     """Tell what the operating system does not take of ``place``, whoever found it out.

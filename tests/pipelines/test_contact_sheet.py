@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.contact_sheet import write_contact_sheets
 from pipelines.qc_table import QC_COLUMNS
 from pipelines.tile import tile_stage
-from wsi_hr.errors import WriteError
+from wsi_hr.errors import ReadError, WriteError
 
 from .test_tile import CONFIG, write_slide
 
@@ -39,7 +39,7 @@ def test_a_sheet_that_would_be_the_same_again_is_kept_and_no_other(tmp_path):
 def test_a_picture_that_cannot_be_read_just_now_is_told_and_not_left_out(tmp_path):
     row = dict.fromkeys(QC_COLUMNS, "") | {"slide_id": "a", "status": "done"}
     (tmp_path / "qc/a.png").mkdir(parents=True)  # reading it fails, as on a disk that does
-    with pytest.raises(OSError, match="qc/a.png"):
+    with pytest.raises(ReadError, match="qc/a.png: cannot be read"):
         write_contact_sheets(tmp_path, [row])
     assert not (tmp_path / "contact_sheet.png").exists()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from wsi_hr.errors import CheckpointError, WriteError
+from wsi_hr.errors import CheckpointError, ReadError, WriteError
 from wsi_hr.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -65,6 +65,13 @@ def test_truncated_is_noticed(saved, part) -> None:
     good = path.read_bytes()
     path.write_bytes(good[: part if isinstance(part, int) else int(len(good) * part)])
     with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+
+
+def test_a_disk_that_fails_is_not_called_damage(tmp_path) -> None:
+    path = tmp_path / "best.safetensors"
+    path.symlink_to("/proc/self/mem")  # at its beginning nothing can be read
+    with pytest.raises(ReadError, match=r"best.safetensors: cannot be read \(Input/output error"):
         load_checkpoint(path)
 
 

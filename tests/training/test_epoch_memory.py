@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wsi_hr.errors import CheckpointError
+from wsi_hr.errors import CheckpointError, WriteError
 from wsi_hr.training.epoch_memory import MEMORY, EpochMemory, forget
 
 
@@ -45,6 +45,12 @@ def test_a_changed_byte_is_noticed(tmp_path, at: int) -> None:
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="checksum"):
         EpochMemory(tmp_path, 1).recall("s")
+
+
+def test_what_cannot_be_removed_in_the_end_is_told(tmp_path) -> None:
+    (tmp_path / MEMORY).touch()  # no folder, so it cannot be removed as one
+    with pytest.raises(WriteError, match=f"{MEMORY}: cannot be written"):
+        forget(tmp_path)
 
 
 def test_nothing_is_left_in_the_end(tmp_path) -> None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from wsi_hr.errors import CheckpointError
+from wsi_hr.errors import CheckpointError, reading
 from wsi_hr.runtime import atomic_path
 
 _OURS = "wsi_hr"
@@ -58,12 +58,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: missing, truncated, altered, or not one of ours.
-        OSError: it cannot be read just now.
+        ReadError: it cannot be read just now.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; was this run folder trained?")
     # not by the library's safe_open: it maps the file, and a disk that fails then ends the process
-    content = path.read_bytes()
+    with reading(path):
+        content = path.read_bytes()
     try:
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_hr.errors import CheckpointError
+from wsi_hr.errors import CheckpointError, reading
 from wsi_hr.file_names import file_in, own_folder, require_own
 from wsi_hr.geometry import Float32Array
 from wsi_hr.runtime import atomic_path, remove_folder
@@ -45,11 +45,13 @@ class EpochMemory:
 
         Raises:
             CheckpointError: the file is damaged.
+            ReadError: it cannot be read just now.
         """
         path = file_in(self._before, slide_id, ".npy", of="slide id")
         if not path.exists():
             return None
-        data = path.read_bytes()
+        with reading(path):
+            data = path.read_bytes()
         content = data[:-_CRC_BYTES]
         if zlib.crc32(content).to_bytes(_CRC_BYTES, "little") != data[-_CRC_BYTES:]:
             raise CheckpointError(
