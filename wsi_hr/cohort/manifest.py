@@ -15,7 +15,7 @@ from pathlib import Path
 from wsi_hr.cohort.table import MPP_ALIASES, SLIDE_ALIASES, match_column, read_table
 from wsi_hr.errors import LabelError, SlideError
 from wsi_hr.file_names import plain_name
-from wsi_hr.slides.dicom_series import DICOM_SUFFIXES, series_uid
+from wsi_hr.slides.dicom_series import DICOM_SUFFIXES, beside_series, series_uid
 from wsi_hr.slides.open import SLIDE_SUFFIXES, slide_id_of
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ def find_slides(inputs: Sequence[Path]) -> list[SlideRecord]:
 
     In a folder, files of unknown suffix are counted in the log and left alone; a file that is
     named is tried whatever its suffix. Symbolic links are followed, also in circles. The folder
-    beside an MRXS file belongs to it; of a DICOM series the first file stands for all.
+    beside an MRXS file belongs to it; of a DICOM series the first file that is no label,
+    overview or thumbnail stands for all.
 
     Returns:
         Records sorted by path. Where two slides have the same stem, the folder's name is put
@@ -213,7 +214,7 @@ def _with_mpp(record: SlideRecord, cell: str, manifest: Path, line: int) -> Slid
 def _without_repetitions(records: list[SlideRecord]) -> list[SlideRecord]:
     """Mark files reached twice and members of a DICOM series that has a record already."""
     files: dict[tuple[int, int], Path] = {}
-    series: dict[tuple[Path, str], Path] = {}
+    stands_for = _dicom_slides(records)
     kept = []
     for record in records:
         if record.problem is None:
@@ -228,17 +229,31 @@ def _without_repetitions(records: list[SlideRecord]) -> list[SlideRecord]:
                 problem = f"the same file as {first}"
                 kept.append(replace(record, problem=problem, redundant=True, named=(first,)))
                 continue
-            uid = None
-            if record.path.suffix.lower() in DICOM_SUFFIXES:
-                uid = series_uid(record.path)
-            if uid is not None:
-                first = series.setdefault((record.path.parent.resolve(), uid), record.path)
-                if first is not record.path:
-                    problem = f"belongs to the DICOM series of {first}"
-                    kept.append(replace(record, problem=problem, redundant=True, named=(first,)))
-                    continue
+            first = stands_for.get(record.path, record.path)
+            if first != record.path:
+                problem = f"belongs to the DICOM series of {first}"
+                kept.append(replace(record, problem=problem, redundant=True, named=(first,)))
+                continue
         kept.append(record)
     return kept
+
+
+def _dicom_slides(records: Sequence[SlideRecord]) -> dict[Path, Path]:
+    """The file that stands for the series of each DICOM file.
+
+    It is the first that holds no label, overview or thumbnail; where all do, the first.
+    """
+    series: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for record in records:
+        if record.problem is None and record.path.suffix.lower() in DICOM_SUFFIXES:
+            uid = series_uid(record.path)
+            if uid is not None:
+                series[record.path.parent.resolve(), uid].append(record.path)
+    return {
+        member: next((path for path in members if beside_series(path) is None), members[0])
+        for members in series.values()
+        for member in members
+    }
 
 
 def _with_unique_ids(records: list[SlideRecord]) -> list[SlideRecord]:
