@@ -202,3 +202,32 @@ def test_threads_and_forks_read_what_one_process_reads(tmp_path, jpeg_slide, mon
         os._exit(0 if right(1) and right(2) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert right(3)
+
+
+def test_a_slide_of_other_levels_than_it_was_tiled_from_is_refused(tmp_path, monkeypatch):
+    """An earlier version took a macro in the midst of the levels for one of them."""
+    x, y = np.meshgrid(np.arange(1024), np.arange(1024))
+    slide = np.dstack([120 + x // 16, 60 + y // 16, 150 + (x + y) // 32]).astype(np.uint8)
+    macro = np.full((512, 512, 3), (20, 240, 110), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "s.tif") as writer:
+        for pixels in (slide, macro, np.ascontiguousarray(slide[2::4, 2::4])):
+            writer.write(
+                pixels,
+                tile=(64, 64),
+                compression="zlib",
+                photometric="rgb",
+                metadata=None,
+                subfiletype=int(pixels is not slide),
+                resolution=(40_000, 40_000),
+                resolutionunit="CENTIMETER",
+            )
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "wsi_hr.slides.openslide_reader.levels_alike",
+            lambda slide, doubtful: tuple(range(len(slide.level_dimensions))),
+        )
+        store = tiled(tmp_path / "s.tif", tmp_path, "virtual", mpp=1.0, patch_size=64)
+        assert store.info.plan.level == 2
+    store = open_store(tmp_path / "virtual/s.zarr")
+    with pytest.raises(StoreError, match="other images are levels here than when it was tiled"):
+        store.read(np.arange(2))

@@ -16,11 +16,12 @@ from wsi_hr.errors import SlideError
 from wsi_hr.geometry import BoolArray, Bounds, Point, Size, UInt8Array
 from wsi_hr.slides.compositing import on_white
 from wsi_hr.slides.jpeg_tiles import JpegTiles
+from wsi_hr.slides.level_check import levels_alike
 from wsi_hr.slides.levels import downsamples_of, nearest, read_clipped, to_level
 from wsi_hr.slides.mpp import MppClaim, judge_mpp, parse_number, resolution, stated
 from wsi_hr.slides.slide import Slide, profile_of_tiles
 from wsi_hr.slides.thumbnail import draw_thumbnail
-from wsi_hr.slides.tiff import jpeg_tiles_of_sizes, levels_shown
+from wsi_hr.slides.tiff import ShownLevels, jpeg_tiles_of_sizes, levels_shown
 from wsi_hr.slides.tiff_page import why_too_large, why_too_long
 from wsi_hr.slides.vendors import GENERIC_TIFF, PLAIN_PYRAMIDS
 
@@ -74,12 +75,10 @@ class OpenSlideReader(Slide):
         self.vendor = known.get("openslide.vendor", "unknown")
         sizes = [Size(*size) for size in handle.level_dimensions]
         tile_sizes = [_tile_size(known, level) for level in range(len(sizes))]
-        self._levels, beside = _levels(path, self.vendor, sizes, tile_sizes)
-        self.level_dimensions = tuple(sizes[level] for level in self._levels)
-        self.level_downsamples = downsamples_of(self.level_dimensions)
-        self._own_downsamples = [handle.level_downsamples[level] for level in self._levels]
-        self.level_tile_sizes = tuple(tile_sizes[level] for level in self._levels)
-        self.associated_images = tuple(sorted({*handle.associated_images, *beside}))
+        shown = _shown(path, self.vendor, sizes, tile_sizes)
+        self.associated_images = tuple(sorted({*handle.associated_images, *shown.beside}))
+        self._own_downsamples = handle.level_downsamples
+        self._take_levels(shown.levels, sizes, tile_sizes)
         self._icc_profile = _icc_profile(handle)
         self.bounds = _bounds(properties, self.level_dimensions[0])
         self.objective_power = _objective_power(properties)
@@ -91,6 +90,18 @@ class OpenSlideReader(Slide):
         ]
         for reason in filter(None, reasons):
             raise SlideError(f"{path}: {reason}")
+        doubtful = [k for k, level in enumerate(self._levels) if level in shown.doubtful]
+        kept = [self._levels[k] for k in levels_alike(self, doubtful)]
+        self._take_levels(kept, sizes, tile_sizes)
+
+    def _take_levels(
+        self, levels: list[int], sizes: list[Size], tile_sizes: list[Size | None]
+    ) -> None:
+        """Be a slide of these of OpenSlide's levels, which have those px, and px of a tile."""
+        self._levels = levels
+        self.level_dimensions = tuple(sizes[level] for level in levels)
+        self.level_downsamples = downsamples_of(self.level_dimensions)
+        self.level_tile_sizes = tuple(tile_sizes[level] for level in levels)
 
     @property
     def icc_profile(self) -> bytes | None:
@@ -131,7 +142,7 @@ class OpenSlideReader(Slide):
     def _read(self, level: int, inner: Bounds) -> tuple[UInt8Array, BoolArray]:
         # OpenSlide divides by its own downsample, the mean of both axes' size ratios: only times
         # that number do we get back to the px of the level that is meant.
-        downsample = self._own_downsamples[level]
+        downsample = self._own_downsamples[self._levels[level]]
         corner0 = (nearest(inner.x * downsample), nearest(inner.y * downsample))
         handle = self._opened()
         try:
@@ -181,21 +192,21 @@ def _tile_size(known: Mapping[str, str], level: int) -> Size | None:
     return Size(*(int(known[key]) for key in keys))
 
 
-def _levels(
+def _shown(
     path: Path, vendor: str, sizes: list[Size], tile_sizes: list[Size | None]
-) -> tuple[list[int], list[str]]:
-    """Which of OpenSlide's levels show the slide, and the kinds of pictures that it took for such.
+) -> ShownLevels:
+    """Which of OpenSlide's levels show the slide.
 
     Raises:
         openslide.OpenSlideError: what it takes for the slide is none.
         SlideError: there is no slide in the file.
     """
     if vendor not in PLAIN_PYRAMIDS:
-        return list(range(len(sizes))), []
-    levels, beside = levels_shown(path, list(zip(sizes, tile_sizes, strict=True)))
-    if 0 not in levels:
+        return ShownLevels(list(range(len(sizes))), [], [])
+    shown = levels_shown(path, list(zip(sizes, tile_sizes, strict=True)))
+    if 0 not in shown.levels:
         raise openslide.OpenSlideError("what it takes for the slide is another image")
-    return levels, beside
+    return shown
 
 
 def _icc_profile(handle: openslide.OpenSlide) -> bytes | None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import tifffile
 
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import BoolArray, Bounds, Point, Size, UInt8Array
 from wsi_hr.slides.jpeg_tiles import JpegTiles, has_jpeg_tiles
+from wsi_hr.slides.level_check import levels_alike
 from wsi_hr.slides.levels import downsamples_of, proportional, read_clipped, to_level
 from wsi_hr.slides.mpp import MppClaim, judge_mpp, parse_number, resolution, stated
 from wsi_hr.slides.ome import OmeFacts, is_ome, read_ome, refuse_declarations
@@ -24,6 +26,7 @@ from wsi_hr.slides.tiff_page import SegmentCache, TiffPageReader, why_refused, w
 from wsi_hr.slides.tiff_pages import (
     damage_told,
     facts_of,
+    is_doubtful,
     main_of,
     main_page,
     num_planes,
@@ -64,15 +67,20 @@ class TiffReader(Slide):
         base, ome = _judge(self._file, path)
         beside = pictures_beside(self._file, ome)
         self.associated_images = tuple(sorted(set(beside.values())))
-        self._levels = _levels(self._file, base, beside, path)
+        self._take_levels(_levels(self._file, base, beside, path))
         self.vendor = "tiff" if ome is None else "ome-tiff"
-        self.level_dimensions = tuple(level.size for level in self._levels)
-        self.level_downsamples = downsamples_of(self.level_dimensions)
-        self.level_tile_sizes = tuple(level.tile_size for level in self._levels)
         self.bounds = Bounds(0, 0, *self.level_dimensions[0])
         self._icc_profile = _icc_profile(base)
         claims, self.objective_power = _claims(base, ome)
         self.mpp, self.mpp_problem = judge_mpp(claims, self.objective_power)
+        doubtful = [k for k, level in enumerate(self._levels) if k and is_doubtful(level.page)]
+        self._take_levels([self._levels[k] for k in levels_alike(self, doubtful)])
+
+    def _take_levels(self, levels: list[TiffPageReader]) -> None:
+        self._levels = levels
+        self.level_dimensions = tuple(level.size for level in levels)
+        self.level_downsamples = downsamples_of(self.level_dimensions)
+        self.level_tile_sizes = tuple(level.tile_size for level in levels)
 
     @property
     def icc_profile(self) -> bytes | None:
@@ -121,9 +129,21 @@ def judge_tiff(path: Path) -> bool:
         return _judge(file, path)[1] is not None
 
 
-def levels_shown(
-    path: Path, sizes: Sequence[tuple[Size, Size | None]]
-) -> tuple[list[int], list[str]]:
+class ShownLevels(NamedTuple):
+    """Of the levels that another reader took from a TIFF's pages, those that may show the slide.
+
+    Attributes:
+        levels: their numbers; 0 is not among them where level 0 is not the main page.
+        doubtful: those that are to be compared with the slide, see :func:`levels_alike`.
+        beside: kinds of the pictures beside the slide.
+    """
+
+    levels: list[int]
+    doubtful: list[int]
+    beside: list[str]
+
+
+def levels_shown(path: Path, sizes: Sequence[tuple[Size, Size | None]]) -> ShownLevels:
     """Which levels show the slide, of those that another reader took from a TIFF's pages.
 
     OpenSlide takes any tiled page of an Aperio slide for a level, and of a plain TIFF any that is
@@ -134,8 +154,7 @@ def levels_shown(
         sizes: px and tile px of the levels, finest first.
 
     Returns:
-        The numbers of the levels that show the slide; level 0 is not among them where it is not the
-        main page. And the kinds of the pictures beside it. All levels, where tifffile cannot tell.
+        All levels, where tifffile cannot tell.
 
     Raises:
         SlideError: there are only pictures beside a slide.
@@ -144,19 +163,22 @@ def levels_shown(
         with opened_tiff(path) as file, damage_told(path):
             pages = [facts_of(page) for page in walk(file.pages)]
     except SlideError:
-        return list(range(len(sizes))), []
+        return ShownLevels(list(range(len(sizes))), list(range(1, len(sizes))), [])
     try:
         base = pages[main_of(pages)]
     except SlideError as cause:
         raise SlideError(f"{path}: {cause}") from cause
-    shown = []
+    shown, doubtful = [], []
     for number, (size, tile_size) in enumerate(sizes):
         same = [page for page in pages if (page.size, page.tile_size) == (size, tile_size)]
         if any(page.beside is not None for page in same) or not proportional(base.size, size):
             continue
         if number or size == base.size:
             shown.append(number)
-    return shown, sorted({page.beside for page in pages if page.beside is not None})
+        if number and (not same or any(page.doubtful for page in same)):
+            doubtful.append(number)
+    beside = {page.beside for page in pages if page.beside is not None}
+    return ShownLevels(shown, doubtful, sorted(beside))
 
 
 def jpeg_tiles_of_sizes(

@@ -35,12 +35,14 @@ class PageFacts(NamedTuple):
         tile_size: px of a tile; None: it has none.
         beside: see :func:`beside_slide`.
         reduced: whether it is marked as a reduced copy of another.
+        doubtful: see :func:`is_doubtful`.
     """
 
     size: Size
     tile_size: Size | None
     beside: str | None
     reduced: bool
+    doubtful: bool
 
 
 @contextmanager
@@ -100,12 +102,23 @@ def beside_slide(page: tifffile.TiffPage) -> str | None:
     return "macro" if kind is None and page.subfiletype == _APERIO_MACRO else kind
 
 
+def is_doubtful(page: tifffile.TiffPage) -> bool:
+    """Whether nothing but its flags and its shape says that a page is a copy of the slide.
+
+    Aperio's words say of every page what it is.
+    """
+    return not page.description.startswith("Aperio")
+
+
 def facts_of(page: tifffile.TiffPage) -> PageFacts:
     """See :class:`PageFacts`."""
     tile_size = Size(page.tilewidth, page.tilelength) if page.is_tiled else None
-    reduced = bool(page.subfiletype & _REDUCED)
     return PageFacts(
-        Size(page.imagewidth, page.imagelength), tile_size, beside_slide(page), reduced
+        size=Size(page.imagewidth, page.imagelength),
+        tile_size=tile_size,
+        beside=beside_slide(page),
+        reduced=bool(page.subfiletype & _REDUCED),
+        doubtful=is_doubtful(page),
     )
 
 

@@ -308,9 +308,14 @@ class _OpenSlide:
         """The slide's JPEG tiles, if the patches were read out of them.
 
         Raises:
-            StoreError: what read the slide then does not here.
+            StoreError: what read the slide then does not here, or finds other levels in it.
         """
-        info = self._store.info
+        info, downsamples = self._store.info, self._slide.level_downsamples
+        if info.plan.level_downsample not in downsamples[info.plan.level : info.plan.level + 1]:
+            raise StoreError(
+                f"{self._store.path}: of its slide {self._path} other images are levels here than "
+                "when it was tiled; run wsi-hr tile again"
+            )
         tiles = self._slide.jpeg_tiles(info.plan.level) if info.reader == "jpeg tiles" else None
         if info.reader != ("jpeg tiles" if tiles else self._slide.reader):
             raise StoreError(
