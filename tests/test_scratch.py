@@ -86,6 +86,7 @@ def test_scratch_of_the_living_stays_and_of_the_killed_goes(temporary: Path) -> 
     assert names(temporary) == {other.name}
 
 
+@pytest.mark.fault("A14")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("number", NO_LOCKS, ids=errno.errorcode.get)
 def test_scratch_where_there_are_no_locks(temporary: Path, monkeypatch, number: int) -> None:

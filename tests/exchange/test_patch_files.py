@@ -48,6 +48,7 @@ def told_anywhere(folder: Path) -> list[Path]:
     return [file for file in folder.rglob("*") if file.is_file() and NAME in file.read_bytes()]
 
 
+@pytest.mark.fault("G8")
 @pytest.mark.parametrize("form", FORMATS)
 def test_no_export_of_an_older_store_tells_the_name(older_store, tmp_path, form):
     store = older_store([*TOLD.values()])

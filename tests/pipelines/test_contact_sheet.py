@@ -44,6 +44,7 @@ def test_a_picture_that_cannot_be_read_just_now_is_told_and_not_left_out(tmp_pat
     assert not (tmp_path / "contact_sheet.png").exists()
 
 
+@pytest.mark.fault("A18")
 @pytest.mark.parametrize("flushed", range(5))
 def test_a_flush_that_fails_leaves_no_old_sheet_after_the_next_run(tmp_path, monkeypatch, flushed):
     """The file has its new name by then, all stores are there, and nothing else is to be done."""

@@ -120,6 +120,7 @@ def hashed_store(named, tmp_path_factory) -> tuple[Path, Path]:
     return folder / "store", folder / "key.csv"
 
 
+@pytest.mark.fault("G9")
 def test_no_output_names_a_slide_a_folder_or_a_patient(cli, named, tmp_path):
     out, key = tmp_path / "out", tmp_path / "key.csv"
     store, again = out / "store", ("--hash-names", key)

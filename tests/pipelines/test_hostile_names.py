@@ -167,6 +167,7 @@ def two_labels(tmp_path) -> Path:
     return path
 
 
+@pytest.mark.fault("B54")
 def test_predict_looks_for_no_slide_of_a_hostile_status(cli, run, few, world):
     add_rows(few / STATUS_FILE, world.names, status="done")
     ended = cli("predict", run, few, "-o", world.out)
@@ -178,6 +179,7 @@ def test_predict_looks_for_no_slide_of_a_hostile_status(cli, run, few, world):
         assert "so no slide is looked for" in rows[name]["reason"]
 
 
+@pytest.mark.fault("B54")
 def test_predict_discards_nothing_for_failed_rows_of_a_hostile_status(cli, run, few, world):
     add_rows(few / STATUS_FILE, world.names, status="failed", reason="broken")
     assert cli("predict", run, few, "-o", world.out).code == 1
@@ -210,6 +212,7 @@ COMMANDS = {
 TABLES = {"predict": PREDICTIONS, "sample": "sample.csv"}
 
 
+@pytest.mark.fault("B54")
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("name", ["../../victim", "absolute", "..", "", "..\\victim", 7, ["a"]])
 def test_a_store_that_calls_itself_something_hostile_is_a_failed_row(
@@ -225,6 +228,7 @@ def test_a_store_that_calls_itself_something_hostile_is_a_failed_row(
     assert not list(world.out.glob("**/slide_002*"))
 
 
+@pytest.mark.fault("B54")
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("name", ["../../victim.png", "/absolute", "a/../../b", "..\\x", "a//b"])
 def test_a_manifest_that_lists_files_elsewhere_is_a_failed_row(cli, run, few, world, command, name):
@@ -253,6 +257,7 @@ def test_verify_reads_nothing_elsewhere(cli, few, world):
         assert f"slide id {name!r}" in ended.out
 
 
+@pytest.mark.fault("B54")
 def test_tile_keeps_no_hostile_rows_of_an_earlier_run(cli, cohort, few, world):
     for table in (STATUS_FILE, QC_FILE):
         add_rows(few / table, world.names, status="done")

@@ -80,6 +80,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.fault("G6")
 @pytest.mark.parametrize("mpp", [0.5, 2.0])
 def test_no_picture_of_any_output_shows_the_label(cli, folder, tmp_path, mpp):
     out = tmp_path / "store"

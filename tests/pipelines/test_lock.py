@@ -32,6 +32,7 @@ def no_locks(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
     monkeypatch.setattr(fcntl, "flock", refuse)
 
 
+@pytest.mark.fault("A14")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("no_locks", NO_LOCKS, indirect=True, ids=errno.errorcode.get)
 def test_a_run_works_where_there_are_no_locks_and_says_so(no_locks, tmp_path: Path, caplog) -> None:
@@ -78,6 +79,7 @@ def test_without_locks_a_run_of_another_machine_is_told(tmp_path: Path, caplog) 
     assert "a run on another machine (host elsewhere, pid 7) works there, or was killed" in said
 
 
+@pytest.mark.fault("A14")
 @pytest.mark.timeout(60)
 def test_a_lock_file_that_never_stays_the_same_is_no_loop(tmp_path: Path, monkeypatch) -> None:
     """As where a file system numbers its files anew each time."""

@@ -34,6 +34,7 @@ def named_slides(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.fault("G1", "G2", "G3", "G4", "G5", "G7")
 @pytest.mark.parametrize("codec", CODECS)
 def test_no_output_holds_the_name_or_the_label(cli, named_slides, tmp_path, codec):
     out, printed = tmp_path / "out", []

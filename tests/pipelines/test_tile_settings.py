@@ -29,6 +29,7 @@ def slides(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.fault("A15")
 def test_a_mistyped_folder_leaves_nothing_and_the_corrected_command_works(slides, tmp_path):
     store = tmp_path / "new/store"
     for run in (tile_stage, dry_run):
@@ -39,6 +40,7 @@ def test_a_mistyped_folder_leaves_nothing_and_the_corrected_command_works(slides
     assert row["status"] == "done"
 
 
+@pytest.mark.fault("B2")
 def test_one_mistyped_name_among_good_ones_is_refused_and_nothing_is_tiled(slides, tmp_path):
     store = tmp_path / "store"
     with pytest.raises(SlideError, match=f"^{slides / 'b.svs'}, {slides / 'c.svs'}: no such"):
@@ -46,6 +48,7 @@ def test_one_mistyped_name_among_good_ones_is_refused_and_nothing_is_tiled(slide
     assert not store.exists()
 
 
+@pytest.mark.fault("A16")
 def test_a_run_in_which_every_slide_failed_binds_nobody(slides, tmp_path):
     store, bad = tmp_path / "store", tmp_path / "bad.svs"
     bad.write_text("<html>")

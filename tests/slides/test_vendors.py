@@ -56,6 +56,7 @@ FILES: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
 }
 
 
+@pytest.mark.fault("B53")
 @pytest.mark.parametrize("how", [STRIPS, TILES], ids=["strips", "tiles"])
 @pytest.mark.parametrize("kind", FILES)
 def test_a_vendors_file_that_is_refused_is_not_read_as_a_tiff(tmp_path, kind, how):

@@ -66,6 +66,7 @@ def check(path: Path) -> PatchStore:
     return store
 
 
+@pytest.mark.fault("G8")
 @pytest.mark.parametrize("told", TOLD)
 def test_a_name_in_every_tile_stays_behind(tmp_path, told):
     check(write_told(tmp_path / "s.tif", TOLD[told]))
