@@ -225,6 +225,46 @@ def test_a_small_array_that_announces_too_much_or_too_little_is_refused(
         _ = PatchStore.open(copy.with_name("other.zarr")).mask
 
 
+@pytest.mark.parametrize(
+    ("of", "to"),
+    [("c.0.0", "c.9.9"), ("c.0.0", "c/0/0"), ("c.0.0", "zarr.json.old"), ("zarr.json", "x.json")],
+)
+def test_a_mask_without_its_chunk_is_never_zeros(copy: Path, of: str, to: str) -> None:
+    """zarr gives zeros for what it does not find; somebody wrote a manifest that fits."""
+    (copy / "mask" / to).parent.mkdir(parents=True, exist_ok=True)
+    (copy / "mask" / of).rename(copy / "mask" / to)
+    (copy / "manifest.json").unlink()
+    commit_folder(copy, copy.with_name("other.zarr"), {})
+    with pytest.raises(StoreError, match="its mask is not one array of one chunk"):
+        _ = PatchStore.open(copy.with_name("other.zarr")).mask
+
+
+def test_a_mask_of_several_chunks_is_never_zeros(copy: Path) -> None:
+    metadata = json.loads((copy / "mask/zarr.json").read_text())
+    metadata["chunk_grid"]["configuration"]["chunk_shape"][0] -= 1
+    (copy / "mask/zarr.json").write_text(json.dumps(metadata))
+    (copy / "manifest.json").unlink()
+    commit_folder(copy, copy.with_name("other.zarr"), {})
+    with pytest.raises(StoreError, match="its mask is not one array of one chunk"):
+        _ = PatchStore.open(copy.with_name("other.zarr")).mask
+
+
+@pytest.mark.parametrize("kind", ["deleted", "emptied", "cut", "grown", "flipped", "zeroed"])
+@pytest.mark.parametrize("name", ["mask", "thumbnail"])
+def test_mask_and_thumbnail_are_compared_whenever_they_are_read(
+    copy: Path, kind: str, name: str
+) -> None:
+    """Also where they are harmed after the store was opened."""
+    for part in ("zarr.json", "c.*"):
+        store = PatchStore.open(copy)
+        (file,) = (copy / name).glob(part)
+        sound = file.read_bytes()
+        damage(file, kind, np.random.default_rng(1))
+        with pytest.raises(StoreError, match=f"{name}/.*(damaged|cannot be read)"):
+            getattr(store, name)
+        file.write_bytes(sound)
+
+
 def test_a_store_that_contradicts_itself_is_refused(copy: Path) -> None:
     root = copy / "zarr.json"
     document = json.loads(root.read_text())

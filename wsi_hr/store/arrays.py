@@ -34,6 +34,7 @@ from wsi_hr.store.shards import CHUNKS_PER_SHARD
 
 ATTRIBUTES_KEY = "wsi_hr"
 _SEPARATOR = "."  # one file per chunk, no folders: `c.0.0.0.0`
+_METADATA_NAME = "zarr.json"
 _ZSTD_LEVEL = 3
 _MOST_BYTES = 1 << 30  # of one array: more than a hundred million patches have
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -120,7 +121,7 @@ def _array(
 
 def _write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "zarr.json").write_text(json.dumps(metadata, indent=2), encoding="ascii")
+    (folder / _METADATA_NAME).write_text(json.dumps(metadata, indent=2), encoding="ascii")
 
 
 def read_small_array(folder: Place, manifest: Manifest, name: str) -> npt.NDArray[Any]:
@@ -130,25 +131,26 @@ def read_small_array(folder: Place, manifest: Manifest, name: str) -> npt.NDArra
         StoreError: a file of the array is missing or has changed, or holds more than the array.
     """
     keys = [key for key in manifest.files if key.startswith(f"{name}/")]
+    strange = StoreError(
+        f"{folder}: its {name} is not one array of one chunk; do not use this store"
+    )
     if len(keys) != 2:
-        raise StoreError(
-            f"{folder}: its {name} is not one array of one chunk; do not use this store"
-        )
+        raise strange
     files: dict[str, Buffer] = {
         key.removeprefix(f"{name}/"): cpu.Buffer.from_bytes(read_checked(folder, manifest, key))
         for key in keys
     }
     try:
-        codecs = {codec["name"] for codec in json.loads(files["zarr.json"].to_bytes())["codecs"]}
+        codecs = {codec["name"] for codec in json.loads(files[_METADATA_NAME].to_bytes())["codecs"]}
         if not codecs <= _CODECS:  # others may be anybody's code, found by its name
             raise ValueError(f"codecs {', '.join(sorted(codecs))}")  # noqa: TRY301
         array = zarr.open_array(MemoryStore(store_dict=files), mode="r")
-    except (ValueError, KeyError, TypeError) as cause:
-        raise StoreError(
-            f"{folder}: its {name} is not laid out as wsi-hr does it ({cause}); do not use this "
-            "store"
-        ) from cause
-    (chunk,) = (content.to_bytes() for key, content in files.items() if key != "zarr.json")
+        chunk_name = array.metadata.encode_chunk_key((0,) * array.ndim)
+    except (ValueError, LookupError, TypeError, OSError) as cause:
+        raise strange from cause
+    if array.chunks != array.shape or files.keys() != {_METADATA_NAME, chunk_name}:
+        raise strange  # zarr would give zeros for the chunks it does not find
+    chunk = files[chunk_name].to_bytes()
     if array.nbytes > _MOST_BYTES or not _decodes_to(array.nbytes, chunk):
         raise StoreError(
             f"{folder}: its {name} does not hold the {array.nbytes} bytes that it announces; do "
