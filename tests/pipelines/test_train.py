@@ -294,6 +294,8 @@ def test_a_start_that_failed_does_not_bind_the_folder(store, labels, settings, t
     run = tmp_path / "run"
     with pytest.raises(ConfigError, match=r"test_resnt.*near: .*test_resnet"):
         train_stage(store, labels, run, settings("encoder.name=test_resnt"), None)
+    assert not run.exists(), "nothing is left of it"
+    run.mkdir()
     (run / "config.yaml").write_text("train: {lr: 9}")  # as if killed in the first epoch
     train_stage(store, labels, run, settings("train.epochs=1"), None)
 
