@@ -245,3 +245,20 @@ def odd_slides(cohort, tmp_path_factory) -> Path:
     (folder / "broken.svs").write_text("<html>")
     (folder / "link.svs").symlink_to(folder / "007.svs")
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of one MB; a real one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("needs root to mount a small disk")
+    mounted = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this container lets nobody mount")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

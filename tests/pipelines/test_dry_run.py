@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -111,23 +108,6 @@ def test_what_is_tried_is_spread_over_the_slide(num):
     assert np.array_equal(chosen, np.unique(chosen))
     assert 0 <= chosen[0] <= num / 8
     assert num * 7 / 8 - 1 <= chosen[-1] < num
-
-
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A disk of one MB; a real one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("needs root to mount a small disk")
-    mounted = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("this container lets nobody mount")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.fault("A7a")

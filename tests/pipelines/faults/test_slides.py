@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from benchmarks.command_runs import ROOT, read_rows
 from benchmarks.planted import plant
@@ -416,3 +417,33 @@ def test_a_folder_under_a_slides_name_is_no_slide(slides, tile, undisturbed, tmp
     ended = tile(slides / "victim.svs")
     assert wrong_ending(ended, 2) == []
     assert "no slides found" in ended.err
+
+
+@pytest.mark.fault("A15", "B2")
+def test_a_mistyped_name_leaves_nothing(slides, tile, undisturbed, tmp_path):
+    store = tmp_path / "store"
+    for given in ((f"{slides}s",), (slides / "a.svs", slides / "b.svs", slides / "z.svs")):
+        ended = tile(*given)
+        assert wrong_ending(ended, 2) == []
+        assert "no such file" in ended.err
+        assert not store.exists()
+    assert wrong(tile(slides), store, undisturbed, 0, "victim") == []
+
+
+@pytest.mark.fault("B53")
+def test_the_label_of_a_slide_that_its_vendors_reader_refuses_is_no_slide(
+    slides, tile, undisturbed, tmp_path
+):
+    """A Philips TIFF without what their reader needs; its first page is a label, tiled."""
+    store, victim = tmp_path / "store", slides / "victim.svs"
+    victim.unlink()
+    how = {"photometric": "rgb", "tile": (256, 256), "compression": "zlib", "metadata": None}
+    how |= {"resolution": made.PER_CM, "resolutionunit": "CENTIMETER"}
+    with tifffile.TiffWriter(slides / "victim.tif") as writer:
+        told = '<?xml version="1.0"?><DataObject ObjectType="DPUfsImport"></DataObject>'
+        writer.write(made.tissue(1), software="Philips DP v1.0", description=told, **how)
+        writer.write(made.tissue(2), **how)
+    assert wrong(tile(slides), store, undisturbed, 1, "victim") == []
+    row = row_of(store, "victim")
+    assert row["status"] == "failed"
+    assert "it is in the format Philips TIFF" in row["reason"]

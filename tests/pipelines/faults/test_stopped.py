@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -140,6 +142,39 @@ def test_killed_it_ends_with_the_same_files(start, cli, work, tmp_path, name):
     assert process.wait() == -signal.SIGKILL
     assert wrong_ending(again(cli, done, out), 0) == []
     assert wrong_tree(out, done.wanted) == []
+
+
+@pytest.mark.fault("A17")
+def test_killed_inside_a_checkpoint_it_leaves_no_temporary_file(start, cli, work, tmp_path):
+    out, done = tmp_path / "out", work("train")
+    act = at_item(1, "wsi_hr.runtime:fsync_file", "os.kill(os.getpid(), signal.SIGKILL)")
+    inside = at_item(2, "wsi_hr.training.checkpoint:save", f"exec({act!r}, {{}})")
+    process = start(*done.given, "-o", out, before=inside)
+    assert process.wait() == -signal.SIGKILL
+    left = {path.name for path in out.iterdir()} - {path.name for path in done.wanted.iterdir()}
+    assert left - {LOCK_FILE}, "in the middle of a file"
+    assert wrong_ending(again(cli, done, out), 0) == []
+    assert wrong_tree(out, done.wanted) == []
+
+
+@pytest.mark.fault("A7c")
+@pytest.mark.parametrize("name", ["train", "predict", "export", "sample"])
+def test_a_disk_that_fills_up_is_told_with_the_path(cli, work, small_disk, name):
+    done, out = work(name), small_disk / "out"
+    need = sum(path.stat().st_size for path in done.wanted.rglob("*") if path.is_file())
+    resize(small_disk, need // 2)
+    ended = again(cli, done, out)
+    assert wrong_ending(ended, 1) == []
+    assert re.search(
+        rf"error: {out}/\S+: cannot be written \(No space left on device\)", ended.err
+    ), ended.err
+    resize(small_disk, 4 * need + (1 << 20))
+    assert wrong_ending(again(cli, done, out), 0) == []
+    assert wrong_tree(out, done.wanted) == []
+
+
+def resize(disk: Path, size: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size // 1024}k", disk], check=True)
 
 
 # A process writes down what it has flushed: inode, size and time of the last write. After a power
