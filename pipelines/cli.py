@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -35,6 +36,9 @@ from wsi_hr import __version__
 from wsi_hr.errors import MidwayError, WsiHrError
 
 logger = logging.getLogger(__name__)
+
+_OUTPUT = "standard output"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE)  # no file is named: it was a stream
 
 app = typer.Typer(
     name="wsi-hr",
@@ -122,8 +126,9 @@ def main() -> None:
     except OSError as error:
         # no disk, no space, no permission: nothing that a store or slide reports about itself
         logger.info("the operating system said", exc_info=True)
-        where = f"{error.filename}: " if error.filename else ""
-        complain(f"{where}{error.strerror or error}; mend that and start the same command again")
+        where = error.filename or (_OUTPUT if error.errno in _FULL else "")
+        said = f"{where}: {error.strerror}" if where else str(error.strerror or error)
+        complain(f"{said}; mend that and start the same command again")
         code = EXIT_SOME_FAILED
     except Exception as error:
         if not _is_usage_error(error):
@@ -132,19 +137,19 @@ def main() -> None:
         code = EXIT_BAD_REQUEST
     if code == EXIT_INTERRUPTED:  # typer turns most interruptions into this exit code itself
         complain("interrupted; the same command goes on where it stopped")
-    code = code if isinstance(code, int) else EXIT_DONE
-    sys.exit(_heard() or code)
+    sys.exit(_heard(code if isinstance(code, int) else EXIT_DONE))
 
 
-def _heard() -> int:
-    """See that what was said has gone out: exit code 1 where it cannot, as on a full disk."""
+def _heard(code: int) -> int:
+    """The exit code, once all that was said has gone out; 1 where the disk is full."""
     try:
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
-        complain(f"the standard output: cannot be written ({error.strerror})")
-        return EXIT_SOME_FAILED
-    return EXIT_DONE
+        if code == EXIT_DONE:  # else it has been told
+            complain(f"{_OUTPUT}: {error.strerror}; mend that and start the same command again")
+            return EXIT_SOME_FAILED
+    return code
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from pipelines.lock import run_lock
 from pipelines.predict import heatmap_of, predict_stage
+from pipelines.sample import min_patches
 from pipelines.sentences import say
 from pipelines.settings import resolve
 from pipelines.tile import tile_stage
@@ -24,6 +25,7 @@ from wsi_hr.machine import num_usable_cores
 from wsi_hr.runtime import write_text_atomic
 from wsi_hr.slide_prediction import SlidePrediction
 from wsi_hr.testing.cohort import Lesions, load_lesions, make_cohort
+from wsi_hr.training.run import pick_device
 
 RECIPES = {"dbps": "demo", "patchgd": "demo_patchgd"}
 SUMMARY = "summary.json"
@@ -79,6 +81,8 @@ def run_demo(
     if method not in RECIPES:
         raise ConfigError(f"--method {method}: the demo knows {' and '.join(RECIPES)}")
     config = resolve(RECIPES[method], {"seed": seed}, assignments)
+    pick_device(config.train.device)
+    min_patches(config)  # what cannot be built is refused before a slide is made
     with run_lock(out):
         return _run_demo(out, config, seed, method, workers, console)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from pipelines.finished import finished_row, result_key, seal
 from pipelines.hashed_names import refuse_named
 from pipelines.lock import run_lock
-from pipelines.predict_inputs import PatchesFrom, find_patches, part_of, require_fit
+from pipelines.predict_inputs import Part, PatchesFrom, find_patches, part_of, require_fit
 from pipelines.progress import progress_bar
 from pipelines.record import RunRecord
 from pipelines.run_folder import SIDES, SPLITS, read_splits
@@ -104,19 +104,21 @@ def predict_stage(
     if out.resolve() in {path.resolve() for path in (run_dir, *inputs)}:
         raise ConfigError(f"-o {out}: is what is read here; choose a folder of its own")
     run = load_run(run_dir, device=device)
+    held_out = _held_out(run, run_dir)
+    part = None if split is None else Part.of(run_dir, split)
     torch.set_num_threads(run.config.train.threads or num_usable_cores())
     record = RunRecord("predict", run.config)
     with run_lock(out, HEATMAPS, CLASS_MAPS, PATCHES):
         source = find_patches(
-            run, run_dir, inputs, out, mpp_override, workers, hash_names, segmenter, console
+            run, run_dir, inputs, out, part, mpp_override, workers, hash_names, segmenter, console
         )
         if source.names:
             refuse_named(out / PREDICTIONS)
-        if split is not None:
-            source = part_of(source, run_dir, split, console)
+        if part is not None:
+            source = part_of(source, part, console)
         require_fit(run, source)
         rows = _predict(run, source, out, heatmap_px, console, on_prediction)
-        metrics = _held_out_metrics(run, run_dir, rows)
+        metrics = _metrics(run, held_out, rows)
         record.write(
             out,
             names=source.names,
@@ -257,28 +259,34 @@ def _scores_of(out: Path, slide_id: str) -> Path:
     return file_in(out / PATCHES, slide_id, ".csv", of="slide id")
 
 
-def _held_out_metrics(
-    run: TrainedRun, run_dir: Path, rows: Sequence[PredictionRow]
-) -> dict[str, float]:
-    """Metrics on those slides that the run kept out of training and whose label it knows."""
+def _held_out(run: TrainedRun, run_dir: Path) -> dict[str, int]:
+    """Class index of the slides that the run kept out of training and whose label it knows.
+
+    Raises:
+        LabelError: the run's table of splits is damaged.
+    """
     if not (run_dir / SPLITS).is_file():
         return {}
-    probs_of = {row.slide_id: row.probs for row in rows if row.probs}
-    held_out = [
-        row
-        for row in read_splits(run_dir)
-        if row["split"] == "test" and row["slide_id"] in probs_of
-    ]
-    if not held_out:
-        return {}
-    strange = {row["label"] for row in held_out} - set(run.classes)
+    rows = [row for row in read_splits(run_dir) if row["split"] == "test"]
+    strange = {row["label"] for row in rows} - set(run.classes)
     if strange:
         raise LabelError(
             f"{run_dir / SPLITS}: has the class {strange.pop()!r}, the model has "
             f"{', '.join(map(repr, run.classes))}; restore the file"
         )
-    probs = np.array([probs_of[row["slide_id"]] for row in held_out])
-    labels = np.array([run.classes.index(row["label"]) for row in held_out])
+    return {row["slide_id"]: run.classes.index(row["label"]) for row in rows}
+
+
+def _metrics(
+    run: TrainedRun, held_out: Mapping[str, int], rows: Sequence[PredictionRow]
+) -> dict[str, float]:
+    """Metrics on the held-out slides that were predicted, in the order of the run's table."""
+    probs_of = {row.slide_id: row.probs for row in rows if row.probs}
+    slide_ids = [slide_id for slide_id in held_out if slide_id in probs_of]
+    if not slide_ids:
+        return {}
+    probs = np.array([probs_of[slide_id] for slide_id in slide_ids])
+    labels = np.array([held_out[slide_id] for slide_id in slide_ids])
     metrics = slide_metrics(probs, labels) | {"slides": len(labels)}
     if len(run.classes) == 2 and "auc" in metrics:
         interval = auc_interval(metrics["auc"], int((labels == 1).sum()), int((labels == 0).sum()))

@@ -8,6 +8,7 @@ what it was (a copy that was cut short is copied once more), the store comes bac
 
 from __future__ import annotations
 
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,13 +23,14 @@ from pipelines.remote_stores import (
     upload_store,
     upload_unfinished,
 )
-from wsi_hr.errors import StoreError, WriteError, writing
+from wsi_hr.errors import StoreError, WriteError, WsiHrError, writing
 from wsi_hr.file_names import beside, file_below, file_in, require_own
 from wsi_hr.geometry import BoolArray
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import fsync_dir
 from wsi_hr.scratch import scratch_folder
 from wsi_hr.store.manifest import (
+    OLD_SUFFIX,
     TMP_SUFFIX,
     FileEntry,
     Manifest,
@@ -43,6 +45,7 @@ from wsi_hr.tiling.spans import PARTS
 
 OUTDATED = "outdated"
 ATTEMPT = ".attempt-"
+_ATTEMPT = re.compile(rf"{re.escape(ATTEMPT)}[0-9a-f]{{32}}")
 
 
 def outdated_path(path: Place) -> Place:
@@ -101,30 +104,30 @@ def attempt(path: Place) -> Iterator[Path]:
     """A place beside the store ``path`` that no other attempt uses; gone when this one ends.
 
     A worker that was given up for dead may still be writing; it must not write where others do.
-    For a store behind a URL it is a folder in ``TMPDIR``.
+    For a store behind a URL it is a folder in ``TMPDIR``, and if that is full it is named.
 
     Raises:
         WriteError: the folder cannot be written; messages name ``path``, not the place.
     """
     if isinstance(path, RemotePath):
-        with scratch_folder() as folder, _named(folder, path):
+        with scratch_folder() as folder, _named(folder, path, StoreError):
             yield file_in(folder, path.name, of="store")
         return
     folder = _attempt_beside(path)
     with writing(path):
         folder.mkdir()
     try:
-        with _named(folder, path):
+        with _named(folder, path, StoreError, WriteError):
             yield file_in(folder, path.name, of="store")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _named(folder: Path, path: Place) -> Iterator[None]:
+def _named(folder: Path, path: Place, *kinds: type[WsiHrError]) -> Iterator[None]:
     try:
         yield
-    except (StoreError, WriteError) as error:
+    except kinds as error:
         raise type(error)(str(error).replace(str(folder), str(path.parent))) from error
 
 
@@ -212,6 +215,8 @@ def discard_unfinished(folder: Place) -> None:
 def sweep_attempts(store: Place) -> None:
     """Remove what a killed run, or a worker given up for dead, left half-written in ``store``.
 
+    What only looks like it, under a name that we do not give or without a store in it, is not ours.
+
     Raises:
         StoreError: the store is behind a URL, and the server does not answer.
         FileNameError: ``outdated`` is a link that leads out of ``store``.
@@ -223,15 +228,14 @@ def sweep_attempts(store: Place) -> None:
             (store / OUTDATED).remove_empty()
         return
     outdated = require_own(store, OUTDATED)
-    patterns = (
-        f"{ATTEMPT}*",
-        f"{OUTDATED}/{ATTEMPT}*",
-        f"*{STORE_SUFFIX}.tmp",
-        f"*{STORE_SUFFIX}.old",
-    )
-    for pattern in patterns:
+    for pattern in (f"{ATTEMPT}*", f"{OUTDATED}/{ATTEMPT}*"):
         for stray in store.glob(pattern):
-            shutil.rmtree(stray, ignore_errors=True)
+            if _ATTEMPT.fullmatch(stray.name):
+                shutil.rmtree(stray, ignore_errors=True)
+    for pattern in (f"*{STORE_SUFFIX}{TMP_SUFFIX}", f"*{STORE_SUFFIX}{OLD_SUFFIX}"):
+        for stray in store.glob(pattern):
+            if is_ours(stray) or _is_empty_folder(stray):
+                shutil.rmtree(stray, ignore_errors=True)
     with suppress(OSError):  # absent, or not empty
         outdated.rmdir()
 

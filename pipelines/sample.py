@@ -84,7 +84,7 @@ def sample_stage(
     rows: list[dict[str, str]] = []
     with run_lock(out, PATCHES, PICTURES):
         sampling = Sampling(config.sampler, config.seed, pick_device(config.train.device), out)
-        at_least = _min_patches(config)
+        at_least = min_patches(config)
         for folder in (PATCHES, PICTURES):
             own_folder(out, folder)
         try:
@@ -102,8 +102,12 @@ def sample_stage(
     return rows
 
 
-def _min_patches(config: Config) -> int:
-    """How many patches the method needs; the classes and the encoder's weights do not matter."""
+def min_patches(config: Config) -> int:
+    """How many patches the method needs; the classes and the encoder's weights do not matter.
+
+    Raises:
+        WsiHrError: encoder or method cannot be built.
+    """
     encoder = build_encoder(config.encoder, config.tile.patch_size, load_weights=False)
     return build_method(config.method, encoder, [1.0, 1.0]).min_patches
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from wsi_hr.errors import writing
-
 
 def say(console: Console | None, *sentences: str) -> None:
     """Print one sentence a line, as it is: never wrapped, coloured or taken for markup."""
-    if console is None:
-        return
-    with writing("the standard error output" if console.stderr else "the standard output"):
+    if console is not None:
         for sentence in sentences:
             console.print(sentence, highlight=False, markup=False, emoji=False, soft_wrap=True)

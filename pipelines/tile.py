@@ -117,7 +117,6 @@ def tile_stage(
     with run_lock(store), terminated_like_interrupted():
         require_folders(store)
         require_same_settings(store, config, key)
-        settle_names(store, key)
         sweep_attempts(store)
         table = StatusTable(store, [record.slide_id for record in records])
         digests: dict[str, list[str]] = defaultdict(list)
@@ -142,6 +141,7 @@ def tile_stage(
                     earlier = table.earlier.get(record.slide_id, {})
                     table.note(_kept_row(record, kept, earlier))
         require_room(jobs, where.workers)
+        settle_names(store, key)
         with settled(store, config, key):
             try:
                 with slide_bar(console, "tiling", len(records), len(records) - len(jobs)) as bar:

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from wsi_hr.errors import writing
 from wsi_hr.file_names import beside, file_in
 from wsi_hr.remote import Place, RemotePath
-from wsi_hr.scratch import scratch_folder
+from wsi_hr.scratch import scratch_folder, temporary_folder
 
 _TEMPORARY = ".wsi-hr.tmp"
 
@@ -51,7 +50,7 @@ def atomic_path(path: Place) -> Iterator[Path]:
         WriteError: the disk or the server does not take it.
     """
     if isinstance(path, RemotePath):
-        with writing(tempfile.gettempdir()), scratch_folder() as folder:
+        with writing(temporary_folder()), scratch_folder() as folder:
             written = file_in(folder, path.name, of="file")
             yield written
             with writing(path):

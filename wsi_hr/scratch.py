@@ -11,11 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from wsi_hr.errors import writing
 from wsi_hr.living import kernel, lives, this_process
 
 _LOCKED, _UNLOCKED = "wsi-hr-scratch-", "wsi-hr-unlocked-"
 _TRIES = 3  # another process may take a new folder for a stray before it is locked
 _NAME = re.compile(rf"(?:{_LOCKED}[0-9a-f]+|{_UNLOCKED}([0-9a-f]+-\d+-\d+-\d+))-\w{{8}}")
+
+
+def temporary_folder() -> Path:
+    """``TMPDIR``, or what the machine has in its place.
+
+    Raises:
+        WriteError: there is none that can be written.
+    """
+    with writing("TMPDIR"):
+        return Path(tempfile.gettempdir())
 
 
 @contextmanager
@@ -28,11 +39,12 @@ def scratch_folder() -> Iterator[Path]:
     stays: whether that process is gone cannot be known here.
 
     Raises:
-        OSError: ``TMPDIR`` cannot be written.
+        WriteError: ``TMPDIR`` cannot be written.
     """
-    top = Path(tempfile.gettempdir())
+    top = temporary_folder()
     _sweep(top)
-    folder, lock = _made(top)
+    with writing(top):
+        folder, lock = _made(top)
     try:
         yield folder
     finally:

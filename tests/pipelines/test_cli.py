@@ -58,6 +58,7 @@ def test_wrong_requests_are_one_sentence_and_2(cli, store, run, cohort, tmp_path
     labels = ("--labels", cohort / "labels.csv")
     out = ("-o", tmp_path / "a folder with a long name, so that no line of eighty would hold it")
     (tmp_path / "file").touch()
+    key = tmp_path / "key.csv"
     none, slide = tmp_path / "none", cohort / "slides/slide_001.svs"
     for args, sentence in (
         (("train", tmp_path / "none", *labels, *out), "no such folder; make it with: wsi-hr tile"),
@@ -98,7 +99,11 @@ def test_wrong_requests_are_one_sentence_and_2(cli, store, run, cohort, tmp_path
         (("verify", store, "--slides", none), "none: no such file or folder; correct the name"),
         (("demo", *out, "--method", "x"), "the demo knows"),
         (("demo", *out, "--set", "train.epoch=3"), "known one is train.epochs"),
+        (("demo", *out, "--set", "encoder.name=resnet19"), "near: "),
+        (("demo", *out, "--set", "train.device=gpu"), "use auto, cpu, cuda or cuda:N"),
         (("demo", "-o", tmp_path / "file"), "a file, not a folder"),
+        (("predict", run, slide, *out, "--split", "test"), "none of the given slides is in that"),
+        (("tile", slide, *out, "--coords", none, "--hash-names", key), "none: no such folder"),
         (("info", slide, none), "none: no such file or folder; correct the name"),
     ):  # fmt: skip
         ended = cli(*args)
@@ -106,6 +111,7 @@ def test_wrong_requests_are_one_sentence_and_2(cli, store, run, cohort, tmp_path
         if sentence:  # else it is typer's
             assert sentence in one_sentence(ended.err), ended.err
         assert not out[1].exists(), args
+        assert not key.exists(), args
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -16,6 +16,8 @@ from pipelines.lock import LOCK_FILE, run_lock
 from wsi_hr.errors import StoreError, WriteError
 from wsi_hr.living import this_process
 
+from .test_tile import write_slide
+
 NO_LOCKS = (
     *(errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS, errno.EPERM),
     *(errno.EBADF, errno.EIO),
@@ -134,3 +136,36 @@ def test_the_doctor_tells_of_a_temporary_folder_without_locks() -> None:
     (check,) = (each for each in doctor.run_checks(None) if each.name == "temporary folder")
     assert check.state == "warn"
     assert "has no locks" in check.found
+
+
+PROGRAM = """
+import fcntl, os, sys
+number = int(sys.argv[1])
+def refuse(handle, how):
+    raise OSError(number, os.strerror(number))
+fcntl.flock = refuse
+sys.argv = ["wsi-hr", *sys.argv[2:]]
+from pipelines.cli import main
+main()
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EPERM])
+def test_tiling_ends_where_there_are_no_locks_anywhere(tmp_path: Path, number: int) -> None:
+    """Also dask, which works in ``TMPDIR``, locks there."""
+    slide, store = write_slide(tmp_path / "a.svs", 0), tmp_path / "store"
+    (tmp_path / "tmp").mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(number), "tile", slide, "-o", store],
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == f"1 slides: 1 done; see {store / 'status.csv'}\n"
+    assert ended.stderr.startswith(f"WARNING: {store}: cannot be locked (")
+    assert ended.stderr.count("\n") == 1
+    assert list((tmp_path / "tmp").iterdir()) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.replacement import OUTDATED, attempt, publish, set_aside
+from pipelines.replacement import OUTDATED, attempt, publish, set_aside, sweep_attempts
 from pipelines.tile import tile_stage
 from wsi_hr.bags.bag_set import stored_slides
 from wsi_hr.errors import StoreError, WriteError, WsiHrError
@@ -90,6 +90,20 @@ def test_an_attempt_has_its_own_place_and_speaks_of_the_store(tmp_path):
         with pytest.raises(kind, match=rf"^{path}: cannot be written$"), attempt(path) as place:
             fail(place, kind)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_is_ours_is_swept(tiled):
+    _, store = tiled
+    theirs = {".attempt-2", ".attempt-final", "b.zarr.tmp", "c.zarr.old", ".notes.tmp"}
+    ours = {f".attempt-{'0a' * 16}", f"{OUTDATED}/.attempt-{'1b' * 16}", "d.zarr.tmp", "e.zarr.old"}
+    for name in theirs | ours:
+        (store / name).mkdir(parents=True)
+        (store / name / "thesis.txt").write_text("x")
+    for name in ("d.zarr.tmp", "e.zarr.old"):
+        (store / name / "zarr.json").write_text('{"attributes": {"wsi_hr": {}}}')
+    sweep_attempts(store)
+    assert all((store / name / "thesis.txt").exists() for name in theirs)
+    assert not any((store / name).exists() for name in ours)
 
 
 def test_a_second_attempt_that_ends_replaces_the_first(tiled):

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsi_hr.errors import StoreError
+from wsi_hr.remote import RemotePath
 from wsi_hr.store.chunks import seal
 from wsi_hr.store.jpeg import decode_jpeg_into
-from wsi_hr.store.manifest import commit_folder, verify_store
+from wsi_hr.store.manifest import commit_folder, files_below, verify_store
 from wsi_hr.store.patch_store import PatchStore, is_complete
 
 Maker = Callable[..., Any]
@@ -263,6 +264,33 @@ def test_mask_and_thumbnail_are_compared_whenever_they_are_read(
         with pytest.raises(StoreError, match=f"{name}/.*(damaged|cannot be read)"):
             getattr(store, name)
         file.write_bytes(sound)
+
+
+@pytest.mark.parametrize("kind", ["deleted", "emptied", "cut", "grown", "flipped", "zeroed"])
+def test_damage_to_mask_and_thumbnail_is_found_behind_a_url_too(copy: Path, kind: str) -> None:
+    """Sizes when the store is opened, bytes when they are read."""
+    path = RemotePath(f"memory://{copy}")
+    names = sorted(files_below(copy))
+    path.upload_below(copy, names)
+    for name in names:
+        if not name.startswith(("mask/", "thumbnail/")):
+            continue
+        file = copy / name
+        sound = file.read_bytes()
+        damage(file, kind, np.random.default_rng(1))
+        (path / name).unlink()
+        if file.exists():
+            (path / name).upload(file)
+        if kind in ("flipped", "zeroed"):
+            store = PatchStore.open(path)
+            with pytest.raises(StoreError, match=f"{name}: damaged"):
+                getattr(store, name.split("/")[0])
+        else:
+            with pytest.raises(StoreError, match=f"{name}: (missing|has [0-9]+ bytes instead)"):
+                PatchStore.open(path)
+        file.write_bytes(sound)
+        (path / name).upload(file)
+    path.remove_below(names)
 
 
 def test_a_store_that_contradicts_itself_is_refused(copy: Path) -> None:

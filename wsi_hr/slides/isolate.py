@@ -24,7 +24,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from wsi_hr.errors import SlideError, WsiHrError
+from wsi_hr.errors import SlideError, WsiHrError, writing
+from wsi_hr.scratch import temporary_folder
 from wsi_hr.slides.isolate_server import REPORT, REQUEST
 from wsi_hr.slides.reporting import Listener
 
@@ -75,6 +76,7 @@ def run_isolated(
 
     Raises:
         SlideError: the child died, took too long or used too much memory.
+        WriteError: ``TMPDIR`` is full.
         CancelledError: ``cancelled`` was true.
         Exception: what ``fn`` raised, with the child's traceback as a note unless it is a
             ``WsiHrError``.
@@ -82,7 +84,9 @@ def run_isolated(
     what = next((str(arg) for arg in args if isinstance(arg, Path)), getattr(fn, "__name__", "?"))
     call = pickle.dumps((fn, args))
     deadline_s, memory_gib = min(deadline_s, _LONGEST_S), min(memory_gib, _MOST_GIB)
-    with tempfile.TemporaryFile() as stderr:
+    with writing(temporary_folder()):
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115, it is closed below
+    with stderr:
         try:
             messages, control = _server().start(stderr, deadline_s)
         except OSError as cause:

@@ -24,7 +24,7 @@ from wsi_hr.runtime import fsync_dir, fsync_file, sha256_file
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TMP_SUFFIX = ".tmp"
-_OLD_SUFFIX = ".old"
+OLD_SUFFIX = ".old"
 FSYNCS_AT_A_TIME = 8
 """A file system takes many in one go."""
 
@@ -164,7 +164,7 @@ def verify_store(folder: Place) -> list[str]:
 
 def sweep(path: Path) -> None:
     """Delete what an interrupted run left beside the store ``path``."""
-    for suffix in (TMP_SUFFIX, _OLD_SUFFIX):
+    for suffix in (TMP_SUFFIX, OLD_SUFFIX):
         stray = beside(path, after=suffix)
         if stray.is_symlink():
             stray.unlink()
@@ -197,7 +197,7 @@ def commit_folder(folder: Path, path: Path, known: Mapping[str, FileEntry]) -> N
     for inner in sorted({_file(folder, name).parent for name in names} | {folder}):
         fsync_dir(inner)
     if path.exists():
-        path.rename(beside(path, after=_OLD_SUFFIX))
+        path.rename(beside(path, after=OLD_SUFFIX))
     folder.rename(path)
     fsync_dir(path.parent)
     sweep(path)

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from wsi_hr.config import TileConfig
+from wsi_hr.errors import writing
 from wsi_hr.exchange.coords_h5 import read_coords
 from wsi_hr.geometry import Int64Array
-from wsi_hr.scratch import scratch_folder
+from wsi_hr.scratch import scratch_folder, temporary_folder
 from wsi_hr.slides.open import open_slide
 from wsi_hr.slides.source import Source
 from wsi_hr.store.arrays import write_small_array
@@ -134,7 +135,7 @@ def sampled(num_patches: int) -> Int64Array:
 def _stored_bytes(values: np.ndarray) -> int:
     """Size of a small array as a store keeps it."""
     names = tuple(f"axis_{axis}" for axis in range(values.ndim))
-    with scratch_folder() as folder:
+    with writing(temporary_folder()), scratch_folder() as folder:
         write_small_array(folder / "a", values, names)
         return sum(file.stat().st_size for file in (folder / "a").iterdir())
 

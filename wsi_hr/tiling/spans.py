@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import gettempdir
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from wsi_hr.file_names import file_below, file_in
 from wsi_hr.geometry import Int64Array
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import fsync_file
+from wsi_hr.scratch import temporary_folder
 from wsi_hr.slides.open import open_slide
 from wsi_hr.slides.slide import Slide
 from wsi_hr.slides.source import Source
@@ -254,7 +254,7 @@ def cut_span(
         (together,) = [one for one in passes if one.scales[0].config.mpp == span.mpp]
         shelves = []
         for scale in together.scales:
-            chunks = LaterChunks(len(scale.grid), Path(gettempdir()))
+            chunks = LaterChunks(len(scale.grid), temporary_folder())
             shelves.append(_Shelf(store, scale, at_hand.enter_context(chunks)))
         within = range(span.first, span.stop)
         for parts in at_hand.enter_context(encoding_pass(together, 1, within)):
