@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from pipelines.figures import slides_of_patients
 from pipelines.lock import run_lock
 from pipelines.predict import heatmap_of, predict_stage
+from pipelines.run_folder import read_splits
 from pipelines.sample import min_patches
 from pipelines.sentences import say
 from pipelines.settings import resolve
@@ -25,6 +27,7 @@ from wsi_hr.machine import num_usable_cores
 from wsi_hr.runtime import write_text_atomic
 from wsi_hr.slide_prediction import SlidePrediction
 from wsi_hr.testing.cohort import Lesions, load_lesions, make_cohort
+from wsi_hr.training.intervals import proportion_interval
 from wsi_hr.training.run import pick_device
 
 RECIPES = {"dbps": "demo", "patchgd": "demo_patchgd"}
@@ -43,6 +46,11 @@ class DemoReport:
         pointing: part of the lesion slides whose most salient patch lies on the lesion.
         seconds: of each stage.
         pictures: heatmaps of the held-out slides.
+        num_slides: held out.
+        num_patients: whose they are.
+        pointing_ci: the 95 % interval of ``pointing``.
+        num_lesion_slides: of the held-out ones.
+        num_lesion_patients: whose they are.
     """
 
     auc: float
@@ -50,15 +58,20 @@ class DemoReport:
     pointing: float
     seconds: dict[str, float]
     pictures: tuple[Path, ...]
+    num_slides: int = 0
+    num_patients: int = 0
+    pointing_ci: tuple[float, float] = (0.0, 1.0)
+    num_lesion_slides: int = 0
+    num_lesion_patients: int = 0
 
     @property
     def shortfalls(self) -> list[str]:
         """What fell short of what the demo should reach; empty when it held."""
         lines = []
         if self.auc < MIN_AUC:
-            lines.append(f"held-out AUC {self.auc:.3f} is below {MIN_AUC}")
+            lines.append(f"the held-out AUC is below {MIN_AUC}")
         if self.pointing < MIN_POINTING:
-            lines.append(f"pointing {self.pointing:.2f} is below {MIN_POINTING}")
+            lines.append(f"pointing is below {MIN_POINTING}")
         return lines
 
 
@@ -125,11 +138,11 @@ def _run_demo(
     clock.start("train", f"training {method} into {run}")
     train_stage(store, LabelsSource(cohort / "labels.csv"), run, config, console)
     clock.start("predict", f"predicting the held-out slides into {results}")
-    lesions, hits = load_lesions(cohort), []
+    lesions, hits = load_lesions(cohort), {}
 
     def on_prediction(prediction: SlidePrediction) -> None:
         if lesions[prediction.slide_id].lesions:
-            hits.append(pointing(prediction, lesions[prediction.slide_id]))
+            hits[prediction.slide_id] = pointing(prediction, lesions[prediction.slide_id])
 
     report = predict_stage(
         run, [store], results, split="test", console=console, on_prediction=on_prediction
@@ -137,21 +150,33 @@ def _run_demo(
     done = [row.slide_id for row in report.rows if row.status == "done"]
     clock.stop()
 
+    found = float(np.mean(list(hits.values())))
+    lesion_patients = {r["patient_id"] for r in read_splits(run) if r["slide_id"] in hits}
+    interval = proportion_interval(found, len(lesion_patients))
     demo = DemoReport(
         auc=report.metrics["auc"],
         auc_ci=(report.metrics["auc_low"], report.metrics["auc_high"]),
-        pointing=float(np.mean(hits)),
+        pointing=found,
         seconds=seconds,
         pictures=tuple(heatmap_of(results, slide_id) for slide_id in done),
+        num_slides=int(report.metrics["slides"]),
+        num_patients=int(report.metrics["patients"]),
+        pointing_ci=(interval.low, interval.high),
+        num_lesion_slides=len(hits),
+        num_lesion_patients=len(lesion_patients),
     )
     summary = {
         "auc": demo.auc,
         "auc_ci": list(demo.auc_ci),
         "pointing": demo.pointing,
+        "pointing_ci": list(demo.pointing_ci),
+        "lesion_slides": demo.num_lesion_slides,
+        "lesion_patients": demo.num_lesion_patients,
         "seconds": {**seconds, "total": sum(seconds.values())},
         "seed": seed,
         "method": method,
         "held_out_slides": len(done),
+        "held_out_patients": demo.num_patients,
         "shortfalls": demo.shortfalls,
         "pictures": [str(path) for path in demo.pictures],
     }
@@ -169,11 +194,13 @@ def pointing(prediction: SlidePrediction, lesions: Lesions) -> bool:
 
 def print_report(report: DemoReport, out: Path, console: Console) -> None:
     """Say how it went, in words and numbers."""
-    low, high = report.auc_ci
+    (low, high), (least, most) = report.auc_ci, report.pointing_ci
     lines = [
-        f"held-out AUC   {report.auc:.3f} (95 % CI {low:.3f} to {high:.3f})",
-        f"pointing       {report.pointing:.2f} of lesion slides have their most salient patch "
-        "on the lesion",
+        f"held-out AUC   {report.auc:.3f} (95 % CI {low:.3f} to {high:.3f}), of "
+        + slides_of_patients(report.num_slides, report.num_patients),
+        f"pointing       {report.pointing:.2f} (95 % CI {least:.2f} to {most:.2f}) of lesion "
+        "slides have their most salient patch on the lesion, of "
+        + slides_of_patients(report.num_lesion_slides, report.num_lesion_patients),
         "seconds        "
         + ", ".join(f"{name} {value:.0f}" for name, value in report.seconds.items())
         + f", total {sum(report.seconds.values()):.0f}",

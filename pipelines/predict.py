@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,15 @@ from rich.console import Console
 from pipelines.finished import finished_row, result_key, seal
 from pipelines.hashed_names import refuse_named
 from pipelines.lock import run_lock
-from pipelines.predict_inputs import Part, PatchesFrom, find_patches, part_of, require_fit
+from pipelines.predict_inputs import PatchesFrom, find_patches, require_fit
 from pipelines.progress import progress_bar
 from pipelines.record import RunRecord
 from pipelines.run_folder import SIDES, SPLITS, read_splits
+from pipelines.run_slides import RunSlides, find_run_slides
+from pipelines.sentences import say
+from pipelines.unfinished import why_unfinished
 from wsi_hr.bags.bag_set import BagSet
+from wsi_hr.cohort.same_text import same_text
 from wsi_hr.errors import ConfigError, LabelError, TrainingError, WriteError, WsiHrError
 from wsi_hr.file_names import file_in, name_problem, own_folder, require_own
 from wsi_hr.machine import num_usable_cores
@@ -33,7 +37,7 @@ from wsi_hr.prediction.heatmap import draw_heatmap
 from wsi_hr.prediction.legend import save_picture
 from wsi_hr.remote import Place
 from wsi_hr.slide_prediction import SlidePrediction
-from wsi_hr.training.metrics import auc_interval, slide_metrics
+from wsi_hr.training.metrics import slide_metrics
 from wsi_hr.training.run import TrainedRun, load_run, require_same_tiling
 
 logger = logging.getLogger(__name__)
@@ -79,7 +83,8 @@ def predict_stage(
     and, where the run learned classes of patches, class_maps/<slide_id>.png;
     slides given as files are tiled on the way into ``out``/store, with the run's own settings.
     Of an earlier call, slides whose result would be the same are kept. Memory holds the patch
-    scores of one slide at a time.
+    scores of one slide at a time. While the run has not ended, slides of its test side are left
+    out, and said to be.
 
     Args:
         run_dir: what ``wsi-hr train`` wrote.
@@ -104,21 +109,38 @@ def predict_stage(
     if out.resolve() in {path.resolve() for path in (run_dir, *inputs)}:
         raise ConfigError(f"-o {out}: is what is read here; choose a folder of its own")
     run = load_run(run_dir, device=device)
-    held_out = _held_out(run, run_dir)
-    part = None if split is None else Part.of(run_dir, split)
+    if split is not None or (run_dir / SPLITS).is_file():
+        read_splits(run_dir)  # a damaged table is told before anything is written
     torch.set_num_threads(run.config.train.threads or num_usable_cores())
     record = RunRecord("predict", run.config)
+    unfinished = why_unfinished(run_dir, run)
+    if unfinished is not None:
+        if split == "test":
+            raise ConfigError(
+                f"--split test: {run_dir} {unfinished}, and its test side stays closed until then; "
+                "give the same wsi-hr train again, which goes on"
+            )
+        say(
+            console,
+            f"warning: {run_dir} {unfinished}: this is the best epoch so far, and its test side "
+            "stays closed",
+        )
     with run_lock(out, HEATMAPS, CLASS_MAPS, PATCHES):
         source = find_patches(
-            run, run_dir, inputs, out, part, mpp_override, workers, hash_names, segmenter, console
+            run, run_dir, inputs, out, mpp_override, workers, hash_names, segmenter, console
         )
         if source.names:
             refuse_named(out / PREDICTIONS)
-        if part is not None:
-            source = part_of(source, part, console)
+        slides = None
+        if split is not None or (run_dir / SPLITS).is_file():
+            slides = find_run_slides(run_dir, source, console)
+            if split is not None:
+                source = slides.part_of(source, split, console)
+            if unfinished is not None:
+                source = slides.without_test_side(source)
         require_fit(run, source)
         rows = _predict(run, source, out, heatmap_px, console, on_prediction)
-        metrics = _metrics(run, held_out, rows)
+        metrics = _held_out_metrics(run, slides, rows) if slides else {}
         record.write(
             out,
             names=source.names,
@@ -130,6 +152,7 @@ def predict_stage(
             chunk=run.method.encoder.chunk,
             jpeg_decoder=run.method.encoder.jpeg_decoder,
             states={row.slide_id: row.status for row in rows},
+            run_ended=unfinished is None,
             metrics=metrics,
         )
     return PredictReport(tuple(rows), metrics)
@@ -259,36 +282,24 @@ def _scores_of(out: Path, slide_id: str) -> Path:
     return file_in(out / PATCHES, slide_id, ".csv", of="slide id")
 
 
-def _held_out(run: TrainedRun, run_dir: Path) -> dict[str, int]:
-    """Class index of the slides that the run kept out of training and whose label it knows.
-
-    Raises:
-        LabelError: the run's table of splits is damaged.
-    """
-    if not (run_dir / SPLITS).is_file():
+def _held_out_metrics(
+    run: TrainedRun, slides: RunSlides, rows: Sequence[PredictionRow]
+) -> dict[str, float]:
+    """Metrics on those slides that the run kept out of training and whose label it knows."""
+    held_out = [
+        (row.probs, slides.rows[row.slide_id])
+        for row in rows
+        if row.probs and slides.rows.get(row.slide_id, {}).get("split") == "test"
+    ]
+    if not held_out:
         return {}
-    rows = [row for row in read_splits(run_dir) if row["split"] == "test"]
-    strange = {row["label"] for row in rows} - set(run.classes)
+    index_of = {same_text(name): index for index, name in enumerate(run.classes)}
+    strange = {of["label"] for _, of in held_out if same_text(of["label"]) not in index_of}
     if strange:
         raise LabelError(
-            f"{run_dir / SPLITS}: has the class {strange.pop()!r}, the model has "
+            f"{slides.run_dir / SPLITS}: has the class {strange.pop()!r}, the model has "
             f"{', '.join(map(repr, run.classes))}; restore the file"
         )
-    return {row["slide_id"]: run.classes.index(row["label"]) for row in rows}
-
-
-def _metrics(
-    run: TrainedRun, held_out: Mapping[str, int], rows: Sequence[PredictionRow]
-) -> dict[str, float]:
-    """Metrics on the held-out slides that were predicted, in the order of the run's table."""
-    probs_of = {row.slide_id: row.probs for row in rows if row.probs}
-    slide_ids = [slide_id for slide_id in held_out if slide_id in probs_of]
-    if not slide_ids:
-        return {}
-    probs = np.array([probs_of[slide_id] for slide_id in slide_ids])
-    labels = np.array([held_out[slide_id] for slide_id in slide_ids])
-    metrics = slide_metrics(probs, labels) | {"slides": len(labels)}
-    if len(run.classes) == 2 and "auc" in metrics:
-        interval = auc_interval(metrics["auc"], int((labels == 1).sum()), int((labels == 0).sum()))
-        metrics |= {"auc_low": interval.low, "auc_high": interval.high}
-    return metrics
+    probs = np.array([probs for probs, _ in held_out])
+    labels = np.array([index_of[same_text(of["label"])] for _, of in held_out])
+    return slide_metrics(probs, labels, [of["patient_id"] for _, of in held_out])

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 from rich.console import Console
 
 from pipelines.hashed_names import names_key_of
-from pipelines.run_folder import SPLITS, read_splits
-from pipelines.sentences import say
-from pipelines.tile import STATUS_FILE, named_slides, tile_stage
+from pipelines.tile import STATUS_FILE, tile_stage
 from pipelines.tile_settings import TILE_FILE
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.cohort.name_key import NameKey
@@ -56,7 +53,6 @@ def find_patches(
     run_dir: Path,
     inputs: Sequence[Place],
     out: Path,
-    part: Part | None,
     mpp_override: float | None,
     workers: int | None,
     hash_names: Path | None,
@@ -65,9 +61,7 @@ def find_patches(
 ) -> PatchesFrom:
     """Sort out what the inputs are; slides are tiled into ``out``/store as the run's were.
 
-    Arguments are those of :func:`pipelines.predict.predict_stage`. Of a ``part`` of the run's
-    splits it only makes sure that it is among the slides before these are tiled; :func:`part_of`
-    chooses it.
+    Arguments are those of :func:`pipelines.predict.predict_stage`.
 
     Raises:
         WsiHrError: the inputs cannot be used at all.
@@ -108,9 +102,6 @@ def find_patches(
         )
     _require_segmenter(run.config.tile, run_dir, segmenter)
     folder = require_own(out, "store")
-    if part is not None:
-        records, _ = named_slides(slides, folder, run.config.tile, hash_names)
-        part.require(record.slide_id for record in records)
     rows = tile_stage(
         slides,
         folder,
@@ -183,60 +174,6 @@ def _is_store(path: Place) -> bool:
     if path.suffix == STORE_SUFFIX or (path / STATUS_FILE).is_file():
         return True
     return any(child.suffix == STORE_SUFFIX for child in path.iterdir())
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of a run's splits.
-
-    Attributes:
-        name: train, val or test.
-        table: where it says which slides these are.
-        slide_ids: of the part.
-    """
-
-    name: str
-    table: Path
-    slide_ids: frozenset[str]
-
-    @classmethod
-    def of(cls, run_dir: Path, name: str) -> Self:
-        """A part of a run.
-
-        Raises:
-            LabelError: the run's table of splits is missing or damaged.
-        """
-        ids = frozenset(row["slide_id"] for row in read_splits(run_dir) if row["split"] == name)
-        return cls(name, run_dir / SPLITS, ids)
-
-    def require(self, slide_ids: Iterable[str]) -> None:
-        """Make sure that some of the slides belong to the part.
-
-        Raises:
-            ConfigError: none does.
-        """
-        if self.slide_ids.isdisjoint(slide_ids):
-            raise ConfigError(
-                f"--split {self.name}: none of the given slides is in that part of {self.table}"
-            )
-
-
-def part_of(source: PatchesFrom, part: Part, console: Console | None) -> PatchesFrom:
-    """The slides of one part of the run's splits.
-
-    Raises:
-        ConfigError: none of them is given.
-    """
-    part.require([*source.slide_ids, *(row.slide_id for row in source.others)])
-    ids = tuple(slide_id for slide_id in source.slide_ids if slide_id in part.slide_ids)
-    others = tuple(row for row in source.others if row.slide_id in part.slide_ids)
-    num, num_absent = len(part.slide_ids), len(part.slide_ids) - len(ids) - len(others)
-    if num_absent:
-        say(
-            console,
-            f"warning: {num_absent} of the {num} {part.name} slides of the run are not given",
-        )
-    return replace(source, slide_ids=ids, others=others)
 
 
 def require_fit(run: TrainedRun, source: PatchesFrom) -> None:

@@ -20,7 +20,10 @@ CONFIG = "config.yaml"
 SPLITS = "splits.csv"
 SPLIT_COLUMNS = ("slide_id", "patient_id", "label", "split")
 STORES = "stores.csv"
-STORE_COLUMNS = ("slide_id", "patches", "sha256")
+DIGEST_COLUMNS = ("source_sha256", "pixels_sha256")
+"""What tells a slide from all others; a run of an earlier wsi-hr has them not."""
+
+STORE_COLUMNS = ("slide_id", "patches", "sha256", *DIGEST_COLUMNS)
 ANNOTATIONS = "annotations.csv"
 ANNOTATION_COLUMNS = ("slide_id", "file", "sha256")
 SIDES = ("train", "val", "test")
@@ -93,8 +96,8 @@ def refuse_other_run(run_dir: Path, config: Config, inputs: Inputs) -> None:
     changes = _changes(read_splits(run_dir), inputs.splits, SPLIT_COLUMNS)
     _refuse_changes(run_dir / SPLITS, "slides, labels or splits", changes)
     if (run_dir / STORES).exists():  # an earlier wsi-hr wrote none
-        before = _rows_of(run_dir / STORES, STORE_COLUMNS)
-        changes = _changes(before, inputs.stores, STORE_COLUMNS)
+        before = read_stores(run_dir)
+        changes = _changes(before, inputs.stores, list(before[0]) if before else [])
         _refuse_changes(run_dir / STORES, "patches, before the slides were tiled again", changes)
     if inputs.annotations:
         before = _rows_of(run_dir / ANNOTATIONS, ANNOTATION_COLUMNS)
@@ -129,6 +132,19 @@ def read_splits(run_dir: Path) -> list[dict[str, str]]:
         LabelError: the file is missing or not such a table.
     """
     return _rows_of(run_dir / SPLITS, SPLIT_COLUMNS)
+
+
+def read_stores(run_dir: Path) -> list[dict[str, str]]:
+    """Rows of the run's stores.csv, those columns that it has; none where there is no such file.
+
+    Raises:
+        LabelError: the file is not such a table.
+    """
+    path = run_dir / STORES
+    if not path.exists():
+        return []
+    there = [column for column in DIGEST_COLUMNS if column in read_table(path).columns]
+    return _rows_of(path, ("slide_id", "patches", "sha256", *there))
 
 
 def _rows_of(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

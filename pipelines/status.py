@@ -72,6 +72,18 @@ class StatusTable:
         if time.monotonic() - self._written > _WRITE_EVERY_S:
             self.write()
 
+    @property
+    def done(self) -> list[str]:
+        """Slides that have a store, those of earlier runs too."""
+        rows = [*self.rows, *self._others]
+        return [row["slide_id"] for row in rows if row["status"] == "done"]
+
+    def remark(self, slide_id: str, beginning: str, rest: str) -> None:
+        """Let the reason of a row have one clause that begins so, or none where ``rest`` is ""."""
+        row = self._rows.get(slide_id) or next(r for r in self._others if r["slide_id"] == slide_id)
+        clauses = [c for c in row["reason"].split("; ") if c and not c.startswith(beginning)]
+        row["reason"] = "; ".join([*clauses, *([f"{beginning}{rest}"] if rest else [])])
+
     def write(self) -> None:
         """Write the table now, whole or not at all."""
         write_table(self._path, STATUS_COLUMNS, [*self.rows, *self._others])

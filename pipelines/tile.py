@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from pipelines.cluster import Where
 from pipelines.contact_sheet import write_contact_sheets
+from pipelines.copies import tell_copies, tell_replaced
 from pipelines.disk import require_room
 from pipelines.hashed_names import hashed, open_key, refuse_named
 from pipelines.lock import run_lock
@@ -119,7 +119,6 @@ def tile_stage(
         require_same_settings(store, config, key)
         sweep_attempts(store)
         table = StatusTable(store, [record.slide_id for record in records])
-        digests: dict[str, list[str]] = defaultdict(list)
         jobs = []
         qc_of: dict[str, tuple[str, QcSummary | None]] = {}
         with counted(console, "looking at slides", records) as looked_at:
@@ -135,8 +134,9 @@ def tile_stage(
                 kept = _finished_store(job)
                 if kept is None:
                     jobs.append(job)
+                    earlier = table.earlier.get(record.slide_id, {})
+                    tell_replaced(job.store_path, record.path, earlier.get("path", ""))
                 else:
-                    digests[kept.info.source_sha256].append(record.slide_id)
                     qc_of[record.slide_id] = kept.info.segmenter, kept.info.qc
                     earlier = table.earlier.get(record.slide_id, {})
                     table.note(_kept_row(record, kept, earlier))
@@ -149,15 +149,14 @@ def tile_stage(
                     for outcome in run_all(*shared_out(jobs, where), bar.working):
                         table.put(outcome.row)
                         qc_of[outcome.row["slide_id"]] = outcome.mask, outcome.qc
-                        digests[outcome.source_sha256].append(outcome.row["slide_id"])
                         bar.finished(outcome.row["slide_id"], int(outcome.row["num_patches"]))
+                tell_copies(store, table)
             except ConfigError:
                 raise  # a cluster that cannot be used: nothing has been done
             except BaseException:
                 _write_tables(store, table, qc_of)
                 raise
             write_contact_sheets(store, _write_tables(store, table, qc_of))
-            _warn_of_copies(digests)
             names = "" if key is None else key.fingerprint
             states = {row["slide_id"]: row["status"] for row in table.rows}
             run.write(store, names=names, states=states)
@@ -387,15 +386,6 @@ def _scales(found: PatchStore) -> list[PatchStore]:
     """The store at each scale at which it has patches, its main one first."""
     others = [PatchStore.open(found.path, mpp) for mpp in found.info.asked.more_mpp]
     return [found, *(other for other in others if other.info.tile.mpp != found.info.tile.mpp)]
-
-
-def _warn_of_copies(digests: Mapping[str, Sequence[str]]) -> None:
-    for digest, slide_ids in digests.items():
-        if digest and len(slide_ids) > 1:
-            logger.warning(
-                "%s have identical content; keep one, or the same slide counts twice",
-                " and ".join(sorted(slide_ids)),
-            )
 
 
 @contextmanager

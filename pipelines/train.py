@@ -11,11 +11,21 @@ import torch
 from rich.console import Console
 
 from pipelines.annotation_folder import Annotations, annotations_of
+from pipelines.figures import epoch_in_words, slides_of_patients
 from pipelines.hashed_names import names_key_of, open_key, require_same_names, with_hashed_patients
 from pipelines.lock import run_lock
 from pipelines.progress import counted, progress_bar
 from pipelines.record import RunRecord
-from pipelines.run_folder import SIDES, Inputs, Rows, claim, describe, refuse_other_run, split_rows
+from pipelines.run_folder import (
+    DIGEST_COLUMNS,
+    SIDES,
+    Inputs,
+    Rows,
+    claim,
+    describe,
+    refuse_other_run,
+    split_rows,
+)
 from pipelines.scales import cut_at, require_scale, too_little_tissue
 from pipelines.sentences import say
 from pipelines.tile_settings import TILE_FILE
@@ -27,6 +37,7 @@ from wsi_hr.cohort.distinct_patients import (
     refuse_twins_apart,
 )
 from wsi_hr.cohort.labels import Labels, load_labels
+from wsi_hr.cohort.same_content import check_same_content
 from wsi_hr.cohort.splits import make_splits
 from wsi_hr.config import Config, TileConfig
 from wsi_hr.errors import ConfigError, StoreError, WsiHrError
@@ -143,6 +154,8 @@ def train_stage(
     bags = BagSet(store, mpp=mpp, low_mpp=second)
     require_scale(bags, labelled, mpp)
     tile, stores = _looked_over(bags, labelled, mpp, console)
+    digests = {row["slide_id"]: [row[name] for name in DIGEST_COLUMNS] for row in stores}
+    say(console, *(f"warning: {w}" for w in check_same_content(table.rows, split_of, digests)))
     if second is not None and second <= tile.mpp:
         raise ConfigError(
             f"method.low_mpp {second:g}: must be coarser than the patches at {tile.mpp:g} um/px; "
@@ -192,7 +205,9 @@ def _train(
         low_mpp=low_mpp(config.method),
         patch_labels=PatchLabels(drawn.files, drawn.dense) if drawn else None,
     )
-    data = TrainingSet(bags, slides["train"], slides["val"], label_of)
+    patient_of = {row["slide_id"]: row["patient_id"] for row in inputs.splits}
+    data = TrainingSet(bags, slides["train"], slides["val"], label_of, patient_of)
+    trained_on = slides_of_patients(len(data.train), len({patient_of[s] for s in data.train}))
     num_steps = config.train.epochs * len(slides["train"])
     with progress_bar(console, "training", num_steps) as advance:
         note, num_done = "", 0
@@ -204,9 +219,8 @@ def _train(
 
         def on_epoch(row: dict[str, float]) -> None:
             nonlocal note
-            note = _line(row)
-            if console is not None and not console.is_terminal:
-                say(console, note)
+            note = f"epoch {int(row['epoch']) + 1}"
+            say(console, epoch_in_words(row, trained_on))
             # epochs of an earlier run took no slides in this one
             on_slides((int(row["epoch"]) + 1) * len(slides["train"]) - num_done)
 
@@ -228,7 +242,7 @@ def _train(
         best=best,
         test=test,
     )
-    say(console, f"best: {_line(best)}", f"model: {run_dir / BEST}")
+    say(console, f"best: {epoch_in_words(best, trained_on)}", f"model: {run_dir / BEST}")
     return TrainReport(best, test, classes)
 
 
@@ -268,8 +282,15 @@ def _looked_over(
                     raise StoreError(f"{store.path}: {too_little_tissue(mpp)}")
                 tile = tile or store.info.tile
                 require_same_tiling(tile, store.info.tile, bags.path(slide_id))
-                facts = {"patches": str(num_patches), "sha256": store.content_sha256}
-                rows.append({"slide_id": slide_id, **facts})
+                rows.append(
+                    {
+                        "slide_id": slide_id,
+                        "patches": str(num_patches),
+                        "sha256": store.digests.content_sha256,
+                        "source_sha256": store.digests.source_sha256,
+                        "pixels_sha256": store.digests.pixels_sha256,
+                    }
+                )
             except WsiHrError as error:
                 problems[slide_id] = str(error)
     if problems or tile is None:
@@ -295,17 +316,6 @@ def _tiling_in_words(asked: TileConfig, tile: TileConfig) -> list[str]:
 def _device_in_words(device: torch.device, config: Config) -> str:
     missing = " (no CUDA GPU found)" if config.train.device == "auto" else ""
     return f"device: {_device_name(device)}{missing if device.type == 'cpu' else ''}"
-
-
-def _line(row: dict[str, float]) -> str:
-    named = {
-        "train_loss": "loss",
-        "val_loss": "val loss",
-        "val_auc": "val AUC",
-        "val_patch_auc": "val patch AUC",
-    }
-    values = [f"{name} {row[key]:.3f}" for key, name in named.items() if key in row]
-    return f"epoch {int(row['epoch']) + 1}: " + ", ".join(values)
 
 
 def _device_name(device: torch.device) -> str:

@@ -21,6 +21,7 @@ from pipelines.status import STATUS_COLUMNS, STATUS_FILE, printable
 from pipelines.tile_settings import RUN_LIMITS, TILE_FILE
 from wsi_hr.cohort.manifest import SlideRecord, find_slides
 from wsi_hr.cohort.name_key import NameKey
+from wsi_hr.cohort.same_content import same_content
 from wsi_hr.cohort.table import read_table
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError, LabelError, SlideError, StoreError
@@ -28,6 +29,7 @@ from wsi_hr.file_names import file_in, name_problem
 from wsi_hr.machine import num_usable_cores
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.slides.source import Source
+from wsi_hr.store.digests import read_digests
 from wsi_hr.store.manifest import MANIFEST_NAME, is_ours
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore, verify_store
 from wsi_hr.tiling.slide_pixels import SlideGoneError, require_slide
@@ -134,6 +136,7 @@ def verify_stage(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     problems = [sentence for folder in folders for sentence in _check_folder(folder, checks)]
+    problems += _check_copies(checks)
     return VerifyReport(tuple(checks), tuple(problems))
 
 
@@ -215,6 +218,21 @@ def _compare(store: PatchStore, records: dict[str, SlideRecord]) -> StoreCheck:
         "wsi-hr tile again, or restore the slide"
     )
     return StoreCheck(store.path, "outdated", (problem,))
+
+
+def _check_copies(checks: Sequence[StoreCheck]) -> Iterator[str]:
+    """Slides that are there under several names, in one folder or in several."""
+    digests: dict[Place, tuple[str, str]] = {}
+    for check in checks:
+        if check.state not in ("damaged", "unfinished", "foreign"):
+            found = read_digests(check.path)
+            digests[check.path] = found.source_sha256, found.pixels_sha256
+    for group in same_content(digests):
+        if len({path.name for path in group}) > 1:
+            yield (
+                f"{' and '.join(map(str, group))}: the same slide under several names; keep one, "
+                "or it counts several times"
+            )
 
 
 def _check_folder(folder: Place, checks: Sequence[StoreCheck]) -> Iterator[str]:

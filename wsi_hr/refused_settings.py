@@ -71,6 +71,10 @@ class RefusedSettings:
         for other, model in self.tables.get(section, {}).items():
             if name is not None and key in model.model_fields:
                 return f"a setting of {other}, not of {name}"
+        if where in self._known_keys():  # the key itself has the dot
+            return (
+                f"unknown setting; in a recipe it stands in its section: {section}: {{{key}: ...}}"
+            )
         near = difflib.get_close_matches(where, self._known_keys(), n=1, cutoff=0.5)
         hint = f"the nearest known one is {near[0]}" if near else "wsi-hr show lists them"
         return f"unknown setting; {hint}"

@@ -32,11 +32,6 @@ def finish(rows: list[dict[str, str]], table: Place, console: Console) -> None:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def in_words(metrics: dict[str, float]) -> str:
-    """``auc 0.912, accuracy 0.87``."""
-    return ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
-
-
 def complain(sentence: str) -> None:
     """Say what went wrong, where it does not mix with results."""
     say(stderr(), f"error: {sentence}")

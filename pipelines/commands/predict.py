@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import Device, HashNames, MppOverride, Workers
-from pipelines.commands.outcome import finish, in_words, stdout
+from pipelines.commands.outcome import finish, stdout
 from pipelines.sentences import say
 
 
@@ -40,6 +40,7 @@ def predict(
     ] = None,
 ) -> None:
     """Predict slides and draw what was salient; slides are tiled on the way as the run's were."""
+    from pipelines.figures import in_words
     from pipelines.predict import PREDICTIONS, predict_stage
     from pipelines.settings import segmenter_option
     from wsi_hr.prediction.heatmap import RESEARCH_USE

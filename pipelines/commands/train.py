@@ -18,7 +18,7 @@ from pipelines.commands.options import (
     ScaleOfStore,
     Seed,
 )
-from pipelines.commands.outcome import in_words, stdout
+from pipelines.commands.outcome import stdout
 from pipelines.sentences import say
 
 
@@ -63,6 +63,7 @@ def train(
     assignments: Assignments = None,
 ) -> None:
     """Train a slide classifier end to end; started again after a kill, it goes on."""
+    from pipelines.figures import in_words
     from pipelines.settings import resolve
     from pipelines.train import LabelsSource, train_stage
     from wsi_hr.remote import place

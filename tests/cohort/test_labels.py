@@ -231,7 +231,7 @@ def test_labels_and_patients_are_compared_by_what_is_read(
     text = f'slide,label,patient\na,{first},{second}\nb,"{second}","{first}"\nc,y,Q\n'
     labels = _load(tmp_path, text)
     assert labels.classes == (first, "y")
-    assert [row.patient_id for row in labels.rows] == [first, first, "Q"]
+    assert [row.patient_id for row in labels.rows] == [second.strip(), second.strip(), "Q"]
     assert labels.warnings == ()
 
 

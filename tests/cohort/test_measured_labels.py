@@ -20,6 +20,8 @@ def _numbers(low: int, high: int) -> list[str]:
         pytest.param(_spread(_numbers(40, 58), 1000), id="19 ages on 1000 slides"),
         pytest.param(_spread(_numbers(50, 61), 70), id="12 ages on 70 slides"),
         pytest.param(_numbers(61, 68), id="8 ages on 8 slides"),
+        pytest.param(["63", "71", "58"], id="3 ages on 3 slides"),
+        pytest.param(["0.31", "0.87", "0.12", "0.44", "0.31"], id="4 parts on 5 slides"),
         pytest.param([f"{age}.0" for age in range(61, 80)], id="ages as pandas writes them"),
         pytest.param([f"{n / 10}" for n in range(3, 15)], id="millimetres"),
         pytest.param([f"{n},{n % 10}" for n in range(3, 15)], id="decimal commas"),
@@ -48,8 +50,10 @@ def test_measurements(labels: list[str]) -> None:
         pytest.param([f"{grade}.0" for grade in range(6)], id="ISUP as pandas writes it"),
         pytest.param(_numbers(2, 10), id="Gleason sums"),
         pytest.param(_numbers(0, 10), id="scores to 10"),
-        pytest.param(["12.5", "7.25", "3.1"], id="three doses"),
-        pytest.param(["0.1", "0.5", "1", "5", "10"], id="five doses"),
+        pytest.param(["63", "71"], id="two ages"),
+        pytest.param(_spread(["12.5", "7.25", "3.1"], 6), id="three doses"),
+        pytest.param(_spread(["0.1", "0.5", "1", "5", "10"], 10), id="five doses"),
+        pytest.param(_spread(["16", "18", "31", "33"], 9), id="four types"),
         pytest.param(
             _spread(["8070", "8140", "8500", "8120", "8720", "9440", "8310"], 70), id="codes"
         ),

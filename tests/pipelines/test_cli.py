@@ -102,7 +102,6 @@ def test_wrong_requests_are_one_sentence_and_2(cli, store, run, cohort, tmp_path
         (("demo", *out, "--set", "encoder.name=resnet19"), "near: "),
         (("demo", *out, "--set", "train.device=gpu"), "use auto, cpu, cuda or cuda:N"),
         (("demo", "-o", tmp_path / "file"), "a file, not a folder"),
-        (("predict", run, slide, *out, "--split", "test"), "none of the given slides is in that"),
         (("tile", slide, *out, "--coords", none, "--hash-names", key), "none: no such folder"),
         (("info", slide, none), "none: no such file or folder; correct the name"),
     ):  # fmt: skip

@@ -20,7 +20,7 @@ class DistinctPatients:
     """Patients that are different ones, however alike their names are.
 
     Attributes:
-        pairs: two names each.
+        pairs: two names each, as :func:`same_text` gives them.
         alone: names that are like no other.
     """
 
@@ -29,7 +29,8 @@ class DistinctPatients:
 
     def differ(self, first: str, second: str) -> bool:
         """Whether somebody said that these are two."""
-        return frozenset((first, second)) in self.pairs or bool({first, second} & self.alone)
+        both = frozenset((same_text(first), same_text(second)))
+        return both in self.pairs or bool(both & self.alone)
 
 
 def read_distinct_patients(path: Path, rows: Sequence[LabelRow]) -> DistinctPatients:
@@ -44,7 +45,7 @@ def read_distinct_patients(path: Path, rows: Sequence[LabelRow]) -> DistinctPati
         LabelError: the table cannot be read, names nobody, or somebody whom the labels do not have.
     """
     table = read_table(path)
-    patients = {row.patient_id for row in rows}
+    patients = {same_text(row.patient_id) for row in rows}
     if patients.issuperset(map(same_text, table.columns)):
         raise LabelError(
             f"{path}, line 1: names patients; put a header line above it, such as patient,other"

@@ -42,7 +42,7 @@ class Entry:
     Attributes:
         line: of the file, from 1.
         slide: an id, file name or path, without blanks around it.
-        label: class name, as :func:`same_text` gives it.
+        label: class name; of spellings that :func:`same_text` calls one, the first of the table.
         patient: likewise.
         split: ``train``, ``val``, ``test`` or "".
     """
@@ -81,6 +81,8 @@ def read_entries(table: Table, columns: Columns) -> list[Entry]:
         LabelError: a split is neither train nor val nor test.
     """
     entries = []
+    labels: dict[str, str] = {}
+    patients: dict[str, str] = {}
     for index, row in enumerate(table.rows):
         line = table.line_of(index)
         split = row[columns.split].strip() if columns.split else ""
@@ -93,12 +95,17 @@ def read_entries(table: Table, columns: Columns) -> list[Entry]:
         entry = Entry(
             line=line,
             slide=row[columns.slide].strip(),
-            label=same_text(row[columns.label]),
-            patient=same_text(row[columns.patient]) if columns.patient else "",
+            label=_first_spelling(row[columns.label], labels),
+            patient=_first_spelling(row[columns.patient], patients) if columns.patient else "",
             split=name,
         )
         entries.append(entry)
     return entries
+
+
+def _first_spelling(cell: str, spellings: dict[str, str]) -> str:
+    """How the same text was written first; ``spellings`` has those so far and is added to."""
+    return spellings.setdefault(same_text(cell), cell.strip())
 
 
 def split_name(text: str) -> str | None:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from wsi_hr.cohort.excel_damage import is_date, says_nothing
 
-_MOST_GRADES = 5  # different numbers that are classes whatever they are
+_FEWEST = 3  # different numbers; two are two classes
 _HIGHEST_GRADE = 10
-_MANY = 10
 _MOST_CODES = 15
-_LEAST_SLIDES_OF_FEW = 5  # for each number, on average
-_LEAST_SLIDES_OF_MANY = 10
+_LEAST_SLIDES = ((5, 2), (10, 5), (_MOST_CODES, 10))
+"""Up to so many different numbers are classes if so many slides share one on average."""
+_LEAST_SLIDES_OF_A_CLASS = 10  # where classes are numbered 0 or 1 to n
 _MEASURED = re.compile(
     r"[<>≤≥~±]?=? ?([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[+-]?\d+)?)\+?[ _]?([^\d\s,.]*)",
     re.IGNORECASE | re.ASCII,
@@ -25,10 +25,10 @@ def are_measured(labels: Sequence[str]) -> bool:
 
     They are, where all but those that say nothing (``NA``) are numbers of one unit or dates, and
 
-    - more than 5 of them differ, and not all are whole numbers from 0 to 10, as grades are; and
-    - fewer than 5 slides share a number on average; where more than 10 numbers differ, fewer than
-      10 slides; where more than 15 differ, in any case, unless they are the numbers of classes: 0
-      or 1 to n without a gap, 10 slides for each.
+    - more than 2 of them differ, and not all are whole numbers from 0 to 10, as grades are; and
+    - few slides share a number, on average fewer than 2 where up to 5 numbers differ, than 5 where
+      up to 10 do, than 10 where up to 15 do; where more differ, however many share one, unless they
+      are the numbers of classes: 0 or 1 to n without a gap, 10 slides for each.
 
     Args:
         labels: one per slide.
@@ -40,17 +40,16 @@ def are_measured(labels: Sequence[str]) -> bool:
     values_seen = {value for value, _ in measured}
     numbers = {value for value in values_seen if isinstance(value, float) and value.is_integer()}
     num, slides_each = len(values_seen), len(measured) / max(1, len(values_seen))
-    if num <= _MOST_GRADES:
+    if num < _FEWEST:
         return False
     if len(numbers) == num:
         lowest, highest = min(numbers), max(numbers)
         if lowest >= 0 and highest <= _HIGHEST_GRADE:
             return False
         if lowest in (0, 1) and highest - lowest == num - 1:
-            return slides_each < _LEAST_SLIDES_OF_MANY
-    if num > _MOST_CODES:
-        return True
-    return slides_each < (_LEAST_SLIDES_OF_MANY if num > _MANY else _LEAST_SLIDES_OF_FEW)
+            return slides_each < _LEAST_SLIDES_OF_A_CLASS
+    least = next((slides for most, slides in _LEAST_SLIDES if num <= most), math.inf)
+    return slides_each < least
 
 
 def _value_of(label: str) -> tuple[float | str, str] | None:

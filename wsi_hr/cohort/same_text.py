@@ -38,7 +38,7 @@ def twin_key(text: str, *, without: str = "") -> str:
     """What two texts share that may be meant for the same, such as ``P-007`` and ``p7``.
 
     Args:
-        text: as :func:`same_text` gives it.
+        text: as it is written.
         without: a way to differ that is left as it is, see :func:`how_they_differ`.
     """
     for name, step in _STEPS:

@@ -5,7 +5,6 @@ The writing side is :class:`PatchStoreWriter`, the reading side :class:`PatchSto
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
@@ -16,6 +15,7 @@ from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, Size, TissueMask, 
 from wsi_hr.pixel_memory import empty_batch
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.store.arrays import read_small_array
+from wsi_hr.store.digests import Digests, digests_of
 from wsi_hr.store.jpeg_patches import JpegPatches
 from wsi_hr.store.layout import parse_layout
 from wsi_hr.store.manifest import (
@@ -30,7 +30,7 @@ from wsi_hr.store.patch_array import PatchArray
 from wsi_hr.store.patch_writer import STORE_SUFFIX, PatchStoreWriter
 from wsi_hr.store.remote_patches import RemotePatches
 from wsi_hr.store.skeleton import read_mask, read_root, read_scale
-from wsi_hr.store.store_info import SCALE_PREFIX, StoreInfo, scale_name
+from wsi_hr.store.store_info import StoreInfo, scale_name
 
 _OF = "file of a store"
 
@@ -132,17 +132,9 @@ class PatchStore:
         return self._patches is None
 
     @property
-    def content_sha256(self) -> str:
-        """SHA-256 of what the manifest says of the patches at all scales, and of the slide.
-
-        Equal for the same patches of the same slide, whatever its thumbnail and mask look like.
-        """
-        lines = [
-            f"{name} {entry.size} {entry.sha256}\n"
-            for name, entry in sorted(self._manifest.files.items())
-            if name.startswith(SCALE_PREFIX)
-        ]
-        return hashlib.sha256("".join([self.info.source_sha256, *lines]).encode()).hexdigest()
+    def digests(self) -> Digests:
+        """What tells the slide from all others, and its patches from those cut in another way."""
+        return digests_of(self._manifest, self.info.source_sha256)
 
     def read_through(self, pixels: PatchPixels) -> None:
         """Have the patches of a virtual store read by ``pixels`` from now on."""

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from wsi_hr.errors import CheckpointError, reading
+from wsi_hr.errors import CheckpointError, ReadError, reading
 from wsi_hr.runtime import atomic_path
 
 _OURS = "wsi_hr"
@@ -87,6 +87,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: its content does not match its checksum; restore it or train again"
         )
     return Checkpoint(tensors, json.loads(meta))
+
+
+def checkpoint_meta(path: Path) -> dict[str, Any]:
+    """The facts of a checkpoint alone: cheap, and not held against its checksum.
+
+    Raises:
+        CheckpointError: missing, cut short in its header, or not one of ours.
+    """
+    try:
+        with reading(path), path.open("rb") as file:
+            num_bytes = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(num_bytes, path.stat().st_size)))
+        return json.loads(json.loads(header["__metadata__"][_OURS])["meta"])
+    except (ReadError, ValueError, KeyError, TypeError, AttributeError) as cause:
+        raise CheckpointError(
+            f"{path}: damaged or not a checkpoint ({cause}); restore it or train again"
+        ) from cause
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from wsi_hr.training.checkpoint import (
     save_checkpoint,
 )
 from wsi_hr.training.epoch_memory import EpochMemory, forget
-from wsi_hr.training.metrics import slide_metrics
+from wsi_hr.training.metrics import loss_metrics, slide_metrics
 from wsi_hr.training.sampling import Sampling
 from wsi_hr.training.update import AdamWUpdate
 
@@ -55,12 +55,14 @@ class TrainingSet:
         train: slide ids with gradient.
         val: slide ids that choose the best epoch; may be empty, then the last epoch is best.
         labels: class index of every slide above.
+        patients: whose each slide is; one that is not there is its patient's only one.
     """
 
     bags: BagSet
     train: tuple[str, ...]
     val: tuple[str, ...]
     labels: dict[str, int]
+    patients: Mapping[str, str] = field(default_factory=dict)
 
 
 def fit(
@@ -178,11 +180,12 @@ def best_epoch(history: Sequence[dict[str, float]]) -> int:
 def evaluate(
     method: Method, data: TrainingSet, slide_ids: Sequence[str], dense: DenseConfig
 ) -> dict[str, float]:
-    """Metrics of the method as it is on these slides; empty for no slides.
+    """Metrics of the method as it is on these slides (:func:`slide_metrics`); empty for no slides.
 
     Those of patches, where the method learned their classes and they are known, begin with
-    ``patch_``. Their loss is the one that is learned from, with every class counting as ``dense``
-    has it; the others are over the patches of all slides together.
+    ``patch_``; ``patch_count`` is how many there are. Their loss is the one that is learned from,
+    with every class counting as ``dense`` has it; the others are over the patches of all slides
+    together.
     """
     if not slide_ids:
         return {}
@@ -190,24 +193,33 @@ def evaluate(
     losses: list[float] = []
     patches: list[Float32Array] = []
     patch_labels: list[Int64Array] = []
-    for slide_id in slide_ids:
+    patients = [data.patients.get(slide_id, slide_id) for slide_id in slide_ids]
+    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(patients))}
+    patch_patients: list[Int64Array] = []
+    for slide_id, patient in zip(slide_ids, patients, strict=True):
         bag = data.bags.open(slide_id)
         prediction = method.judge_bag(bag)
         slides.append(prediction.probs)
+        losses.append(0.0)  # of patches: a slide whose patches are not known has none
         if prediction.patch_probs is not None and bag.patch_labels is not None:
             known = bag.patch_labels >= 0
             log_NK = torch.from_numpy(prediction.patch_probs).double().clamp_min(_LEAST_PROB).log()
-            losses.append(float(patch_loss(log_NK[None], [bag], balanced=dense.balanced)))
+            losses[-1] = float(patch_loss(log_NK[None], [bag], balanced=dense.balanced))
             patches.append(prediction.patch_probs[known])
             patch_labels.append(bag.patch_labels[known])
+            patch_patients.append(np.full(len(patch_labels[-1]), numbers[patient]))
     for probs in (*slides, *patches):
         if not np.isfinite(probs).all():
             raise TrainingError(f"the model gives probabilities that are no numbers; {_WAY_OUT}")
-    metrics = slide_metrics(np.stack(slides), np.array([data.labels[s] for s in slide_ids]))
+    labels = np.array([data.labels[slide_id] for slide_id in slide_ids])
+    metrics = slide_metrics(np.stack(slides), labels, patients)
     if any(map(len, patch_labels)):
-        of_patches = slide_metrics(np.concatenate(patches), np.concatenate(patch_labels))
+        of_patches = slide_metrics(
+            np.concatenate(patches), np.concatenate(patch_labels), np.concatenate(patch_patients)
+        )
+        metrics["patch_count"] = of_patches.pop("slides")
         metrics |= {f"patch_{name}": value for name, value in of_patches.items()}
-        metrics["patch_loss"] = math.fsum(losses) / len(slide_ids)
+        metrics |= loss_metrics(np.array(losses), patients, "patch_loss")
     return metrics
 
 
