@@ -433,7 +433,7 @@ class TestLoadRecipe:
             ("seed: 1\n---\nseed: 2", 2, "a second document"),
             ("seed: 1\ntrain:\n  epoch: 3", 3, "train.epoch: unknown setting"),
             ("train:\n  lr: -1", 2, "train.lr: Input should be greater than 0"),
-            ("seed: 1\ntrain.lr: 1", 2, "train.lr: unknown setting; in a recipe it stands in a"),
+            ("seed: 1\ntrain.lr: 1", 2, "train.lr: unknown setting; in a recipe it stands in its"),
         ],
     )
     def test_what_reads_in_two_ways_is_refused_with_its_line(
