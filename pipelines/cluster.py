@@ -85,6 +85,7 @@ def num_slots(where: Where) -> int:
 def open_client(where: Where, threads: int) -> Iterator[Client]:
     """A client of the cluster, or of one in this process whose threads only wait."""
     # Imported here: dask takes most of a second, and a run with nothing to do needs none of it.
+    import dask.config
     from distributed import Client, LocalCluster
 
     _quiet("distributed")
@@ -95,6 +96,8 @@ def open_client(where: Where, threads: int) -> Iterator[Client]:
         return
     with (
         scratch_folder() as scratch,
+        # the scheduler has a folder too, which dask would leave in TMPDIR
+        dask.config.set({"temporary-directory": str(scratch)}),
         LocalCluster(
             n_workers=1,
             threads_per_worker=threads,

@@ -119,7 +119,8 @@ def test_every_slide_ends_exactly_once(stored):
     }
     for row in rows:
         assert list(row) == list(STATUS_COLUMNS)
-        assert bool(row["reason"]) == (row["status"] != "done")
+        a_copy = row["status"] == "done" and row["reason"].startswith("identical content as ")
+        assert a_copy or bool(row["reason"]) == (row["status"] != "done")
         assert "Traceback" not in row["reason"]
         assert (store / f"{row['slide_id']}.zarr").exists() == (row["status"] == "done")
         if row["status"] == "done":

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from wsi_hr.errors import WriteError
 from wsi_hr.geometry import Pair, PatchGrid, Size
 from wsi_hr.prediction.heatmap import OUTLINES, colour_of, draw_heatmap, patch_boxes
 from wsi_hr.prediction.legend import RESEARCH_USE, printable, save_picture
@@ -224,7 +225,7 @@ def test_saving_is_whole_or_not_at_all_and_repeatable(tmp_path: Path):
         written.append(path.read_bytes())
     assert written[0] == written[1]
     unwritable = Image.new("F", (4, 4))  # PNG has no float pixels
-    with pytest.raises(OSError, match="cannot write mode F"):
+    with pytest.raises(WriteError, match="cannot write mode F"):
         save_picture(unwritable, path)
     assert path.read_bytes() == written[0]
     assert [file.name for file in tmp_path.iterdir()] == ["h.png"]

@@ -131,7 +131,7 @@ REFUSED: tuple[object, ...] = (
     fault("C11", conflict, r"has label '\w+' on line 4 and '\w+' on line 10"),
     fault("C14", lambda rows: [], "is empty"),
     fault("C15", lambda rows: in_column(rows, 1, lambda _: "lesion"), "only the class 'lesion'"),
-    fault("C16", one_patient, r"class 'lesion' .*1 patient"),
+    fault("C16", one_patient, r"class 'lesion' has 1, at least 3"),
     fault("C21", lambda rows: in_column(rows, 2, lambda _: "p"), "patient 'p' is in"),
 )
 
