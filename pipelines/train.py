@@ -154,8 +154,6 @@ def train_stage(
     bags = BagSet(store, mpp=mpp, low_mpp=second)
     require_scale(bags, labelled, mpp)
     tile, stores = _looked_over(bags, labelled, mpp, console)
-    digests = {row["slide_id"]: [row[name] for name in DIGEST_COLUMNS] for row in stores}
-    say(console, *(f"warning: {w}" for w in check_same_content(table.rows, split_of, digests)))
     if second is not None and second <= tile.mpp:
         raise ConfigError(
             f"method.low_mpp {second:g}: must be coarser than the patches at {tile.mpp:g} um/px; "
@@ -194,6 +192,9 @@ def _train(
         for side in SIDES
     }
     refuse_other_run(run_dir, config, inputs)
+    side_of = {row["slide_id"]: row["split"] for row in inputs.splits}
+    digests = {row["slide_id"]: [row[name] for name in DIGEST_COLUMNS] for row in inputs.stores}
+    say(console, *(f"warning: {text}" for text in check_same_content(table.rows, side_of, digests)))
     torch.set_num_threads(config.train.threads or num_usable_cores())
     method = _build(config, classes, [label_of[s] for s in slides["train"]], run_dir).to(device)
     # only now: settings that cannot be built do not bind the folder

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from pipelines.record import RECORD
 from pipelines.run_folder import SPLITS
+from wsi_hr.errors import CheckpointError
 from wsi_hr.training.checkpoint import checkpoint_meta
 from wsi_hr.training.loop import BEST, LAST
 from wsi_hr.training.run import TrainedRun
@@ -15,15 +17,14 @@ def why_unfinished(run_dir: Path, run: TrainedRun) -> str | None:
     """Why a run's test side stays closed, to be said of it; None: it has ended, or has none here.
 
     Raises:
-        CheckpointError: a checkpoint's header is damaged.
+        CheckpointError: the best checkpoint's header is damaged.
     """
     wanted = run.config.train.epochs
-    path = run_dir / (LAST if (run_dir / LAST).exists() else BEST)
-    done = len(checkpoint_meta(path)["history"])
-    if done >= wanted:
+    if len(checkpoint_meta(run_dir / BEST)["history"]) >= wanted:
         return None
-    if path.name == LAST:
-        return f"has not ended ({done} of {wanted} epochs are done)"
+    with suppress(CheckpointError):  # gone or damaged: what else is there tells less
+        done = len(checkpoint_meta(run_dir / LAST)["history"])
+        return f"has not ended ({done} of {wanted} epochs are done)" if done < wanted else None
     if (run_dir / RECORD).exists() or not (run_dir / SPLITS).exists():
         return None  # written when it ended; or there is nothing but a model to predict with
     return f"may not have ended (it has neither {LAST} nor {RECORD}, which would tell)"

@@ -77,6 +77,12 @@ def test_it_opens_when_the_run_has_ended(stopped, store, labels, settings, tmp_p
     assert report.metrics["slides"] == 2
 
 
+def test_a_last_checkpoint_that_is_damaged_keeps_nobody_from_predicting(own_run, store, tmp_path):
+    (own_run / LAST).write_bytes(b"\xff" * 100)
+    report = predict_stage(own_run, [store], tmp_path / "out", split="test", device="cpu")
+    assert report.metrics["slides"] == 2, "run.json was written when training had ended"
+
+
 def test_without_its_last_checkpoint_nobody_can_tell(own_run, store, tmp_path):
     (own_run / LAST).unlink()
     history = load_checkpoint(own_run / BEST).meta["history"]

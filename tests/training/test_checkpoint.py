@@ -11,6 +11,7 @@ from torch import nn
 from wsi_hr.errors import CheckpointError, ReadError, WriteError
 from wsi_hr.training.checkpoint import (
     Checkpoint,
+    checkpoint_meta,
     load_checkpoint,
     model_tensors,
     optimizer_tensors,
@@ -135,3 +136,18 @@ def test_a_failed_save_keeps_the_old_file(saved) -> None:
         save_checkpoint(path, Checkpoint({"a": torch.zeros(1)}, {"bad": object()}))
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_the_facts_alone_are_read_from_the_header(saved, tmp_path) -> None:
+    saved = saved[2]
+    assert checkpoint_meta(saved) == load_checkpoint(saved).meta
+    content = saved.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    (tmp_path / "header").write_bytes(content[: 8 + size])
+    assert checkpoint_meta(tmp_path / "header") == load_checkpoint(saved).meta, "no tensor is read"
+    for damaged in (b"", b"\xff" * 50, content[:40], content[:8] + b"{}" + content[10:]):
+        (tmp_path / "damaged").write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"damaged: its header is damaged"):
+            checkpoint_meta(tmp_path / "damaged")
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        checkpoint_meta(tmp_path / "none")

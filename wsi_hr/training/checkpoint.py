@@ -13,10 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from wsi_hr.errors import CheckpointError, ReadError, reading
+from wsi_hr.errors import CheckpointError, reading
 from wsi_hr.runtime import atomic_path
 
 _OURS = "wsi_hr"
+_HEADER_SIZE = 8  # bytes in front of the header, which say how long it is
 _LONGEST_REASON = 300  # characters; torch lists every tensor
 
 
@@ -67,7 +68,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         content = path.read_bytes()
     try:
         tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        end = _HEADER_SIZE + int.from_bytes(content[:_HEADER_SIZE], "little")
+        header = json.loads(content[_HEADER_SIZE:end])
         ours = header.get("__metadata__", {}).get(_OURS)
     except (SafetensorError, ValueError) as cause:
         raise CheckpointError(
@@ -93,16 +95,19 @@ def checkpoint_meta(path: Path) -> dict[str, Any]:
     """The facts of a checkpoint alone: cheap, and not held against its checksum.
 
     Raises:
-        CheckpointError: missing, cut short in its header, or not one of ours.
+        CheckpointError: missing, damaged in its header, or not one of ours.
+        ReadError: it cannot be read just now.
     """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; was this run folder trained?")
+    with reading(path), path.open("rb") as file:
+        size = min(int.from_bytes(file.read(_HEADER_SIZE), "little"), path.stat().st_size)
+        header = file.read(size)
     try:
-        with reading(path), path.open("rb") as file:
-            num_bytes = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(num_bytes, path.stat().st_size)))
-        return json.loads(json.loads(header["__metadata__"][_OURS])["meta"])
-    except (ReadError, ValueError, KeyError, TypeError, AttributeError) as cause:
+        return json.loads(json.loads(json.loads(header)["__metadata__"][_OURS])["meta"])
+    except (ValueError, KeyError, TypeError) as cause:
         raise CheckpointError(
-            f"{path}: damaged or not a checkpoint ({cause}); restore it or train again"
+            f"{path}: its header is damaged; restore it or train again"
         ) from cause
 
 
