@@ -34,7 +34,7 @@ _PATIENT = {
 
 def write_dicom(folder: Path) -> None:
     """The volume, its label and its overview, three files of one series in ``folder``."""
-    pixels = tissue()
+    pixels = tissue("dicom")
     frames = [
         _frame(pixels[top : top + TILE, left : left + TILE])
         for top in range(0, EDGE, TILE)

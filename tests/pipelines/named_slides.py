@@ -29,7 +29,7 @@ def write_svs(path: Path) -> None:
     frame = f"Aperio Image Library v11.2.1\r\n{EDGE}x{EDGE}"
     with tifffile.TiffWriter(path) as writer:
         window = f"{frame} [0,0 {EDGE}x{EDGE}] ({TILE}x{TILE}) JPEG/RGB Q=80"
-        _write_levels(writer, f"{window}|{scan}|{told}", f"{frame} -> |{told}")
+        _write_levels(writer, "aperio", f"{window}|{scan}|{told}", f"{frame} -> |{told}")
         for what in ("label", "macro"):
             text = f"Aperio Image Library v11.2.1\r\n{what} {len(label())}x{len(label())}|{told}"
             writer.write(label(), rowsperstrip=16, compression="lzw", photometric="rgb",
@@ -39,7 +39,9 @@ def write_svs(path: Path) -> None:
 def write_tiff(path: Path) -> None:
     """A generic pyramid whose every free tag is filled in, and a label page at its end."""
     with tifffile.TiffWriter(path) as writer:
-        _write_levels(writer, NAME, NAME, resolution=(20000, 20000), resolutionunit="CENTIMETER")
+        _write_levels(
+            writer, "generic", NAME, NAME, resolution=(20000, 20000), resolutionunit="CENTIMETER"
+        )
         writer.write(label(), rowsperstrip=16, photometric="rgb", **tags("label " + NAME))
 
 
@@ -67,7 +69,7 @@ def write_ome(path: Path) -> None:
         f"{images[0]}{images[1]}{people}</OME>"
     )
     with tifffile.TiffWriter(path) as writer:
-        pixels = tissue()
+        pixels = tissue("ome")
         writer.write(iter(_tiles(pixels)), shape=pixels.shape, dtype=np.uint8, tile=(TILE, TILE),
                      photometric="ycbcr", subsampling=(2, 2), compression="jpeg", subifds=1,
                      **tags(xml))  # fmt: skip
@@ -106,24 +108,26 @@ def label() -> np.ndarray:
     return paper
 
 
-def tissue() -> np.ndarray:
-    """Pink noise on glass."""
-    rng = np.random.default_rng(0)
+def tissue(slide: str) -> np.ndarray:
+    """Pink noise on glass, another one for each ``slide``."""
+    rng = np.random.default_rng(list(slide.encode()))
     pixels = np.full((EDGE, EDGE, 3), 244, np.uint8)
     noise = np.kron(rng.integers(0, 60, (96, 96, 1)), np.ones((8, 8, 3)))
     pixels[128:896, 128:896] = np.array([215, 120, 170]) - noise
     return pixels
 
 
-def _write_levels(writer: tifffile.TiffWriter, first: str, others: str, **scale: object) -> None:
+def _write_levels(
+    writer: tifffile.TiffWriter, slide: str, first: str, others: str, **scale: object
+) -> None:
     for number, reduced in enumerate((1, 4)):
-        pixels = np.asarray(Image.fromarray(tissue()).reduce(reduced))
+        pixels = np.asarray(Image.fromarray(tissue(slide)).reduce(reduced))
         writer.write(iter(_tiles(pixels)), shape=pixels.shape, dtype=np.uint8, tile=(TILE, TILE),
                      photometric="ycbcr", subsampling=(2, 2), compression="jpeg", subfiletype=0,
                      **({} if number else scale),
                      **tags(others if number else first))  # fmt: skip
         if not number and "Aperio" in first:
-            thumbnail = np.asarray(Image.fromarray(tissue()).reduce(4))
+            thumbnail = np.asarray(Image.fromarray(tissue(slide)).reduce(4))
             writer.write(thumbnail, photometric="rgb", compression="jpeg", rowsperstrip=16,
                          **tags(others))  # fmt: skip
 
