@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from wsi_hr import __version__
 from wsi_hr.errors import reading, writing
 from wsi_hr.file_names import file_in
+from wsi_hr.listing import matching
 from wsi_hr.remote import Place
 from wsi_hr.runtime import atomic_path
 from wsi_hr.tiling.mask_files import MASK_COLORS
@@ -94,7 +95,9 @@ def write_sheets(
             with atomic_path(path) as temporary:
                 _draw(some, contents, legend).save(temporary, format="PNG", pnginfo=texts)
         sheets.append(path)
-    for path in folder.glob("contact_sheet*.png"):
+    with writing(folder):
+        there = matching(folder, "contact_sheet*.png")
+    for path in there:
         if _SHEETS.fullmatch(path.name) and path not in sheets:
             with writing(path):
                 path.unlink(missing_ok=True)

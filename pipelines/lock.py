@@ -12,11 +12,12 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsi_hr.errors import StoreError, writing
+from wsi_hr.listing import matching
 from wsi_hr.living import lives, this_process
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import sweep_temporaries
@@ -62,7 +63,7 @@ def run_lock(folder: Place, *inner: str) -> Iterator[None]:
         with writing(folder), _choose_another(folder):
             handle = _acquire(folder, made)
         try:
-            for place in (folder, *(place for pattern in inner for place in folder.glob(pattern))):
+            for place in (folder, *_inside(folder, inner)):
                 if place.resolve().is_relative_to(folder.resolve()):  # no link leads out
                     sweep_temporaries(place)
             yield
@@ -73,6 +74,14 @@ def run_lock(folder: Place, *inner: str) -> Iterator[None]:
         for empty in made:
             with suppress(OSError):  # it is not empty
                 empty.rmdir()
+
+
+def _inside(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
+    """The folders in ``folder`` that patterns with slashes name."""
+    for pattern in patterns:
+        first, _, rest = pattern.partition("/")
+        for place in matching(folder, first):
+            yield from _inside(place, [rest]) if rest else [place]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from wsi_hr.errors import StoreError
+from wsi_hr.listing import matching
 from wsi_hr.remote import RemotePath
 from wsi_hr.store.manifest import (
     MANIFEST_NAME,
@@ -97,7 +98,7 @@ def sweep_unfinished(folder: RemotePath) -> None:
         StoreError: the server does not answer.
     """
     try:
-        for path in folder.glob(f"*{STORE_SUFFIX}"):
+        for path in matching(folder, f"*{STORE_SUFFIX}"):
             if not (path / MANIFEST_NAME).is_file() and is_ours(path):
                 remove_store(path)
     except OSError as cause:

@@ -26,6 +26,7 @@ from pipelines.remote_stores import (
 from wsi_hr.errors import StoreError, WriteError, WsiHrError, writing
 from wsi_hr.file_names import beside, file_below, file_in, require_own
 from wsi_hr.geometry import BoolArray
+from wsi_hr.listing import matching
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import fsync_dir
 from wsi_hr.scratch import scratch_folder
@@ -228,12 +229,12 @@ def sweep_attempts(store: Place) -> None:
             (store / OUTDATED).remove_empty()
         return
     outdated = require_own(store, OUTDATED)
-    for pattern in (f"{ATTEMPT}*", f"{OUTDATED}/{ATTEMPT}*"):
-        for stray in store.glob(pattern):
+    for folder in (store, outdated):
+        for stray in matching(folder, f"{ATTEMPT}*"):
             if _ATTEMPT.fullmatch(stray.name):
                 shutil.rmtree(stray, ignore_errors=True)
     for pattern in (f"*{STORE_SUFFIX}{TMP_SUFFIX}", f"*{STORE_SUFFIX}{OLD_SUFFIX}"):
-        for stray in store.glob(pattern):
+        for stray in matching(store, pattern):
             if is_ours(stray) or _is_empty_folder(stray):
                 shutil.rmtree(stray, ignore_errors=True)
     with suppress(OSError):  # absent, or not empty

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pipelines.hashed_names import NAMES, require_same_names
 from wsi_hr.cohort.name_key import NameKey
 from wsi_hr.config import TileConfig
-from wsi_hr.errors import ConfigError
+from wsi_hr.errors import ConfigError, reading
+from wsi_hr.listing import matching
 from wsi_hr.remote import Place
 from wsi_hr.runtime import write_text_atomic
 from wsi_hr.store.manifest import is_ours
@@ -34,7 +35,8 @@ def settled(store: Place, config: TileConfig, key: NameKey | None) -> Iterator[N
 
 
 def _holds_stores(store: Place) -> bool:
-    return any(is_ours(path) for path in store.glob(f"*{STORE_SUFFIX}"))
+    with reading(store):
+        return any(is_ours(path) for path in matching(store, f"*{STORE_SUFFIX}"))
 
 
 def require_same_settings(store: Place, config: TileConfig, key: NameKey | None) -> None:

@@ -24,7 +24,7 @@ from wsi_hr.cohort.name_key import NameKey
 from wsi_hr.cohort.same_content import same_content
 from wsi_hr.cohort.table import read_table
 from wsi_hr.config import TileConfig
-from wsi_hr.errors import ConfigError, LabelError, SlideError, StoreError
+from wsi_hr.errors import ConfigError, LabelError, ReadError, SlideError, StoreError
 from wsi_hr.file_names import file_in, name_problem
 from wsi_hr.machine import num_usable_cores
 from wsi_hr.remote import Place, RemotePath
@@ -34,7 +34,7 @@ from wsi_hr.store.manifest import MANIFEST_NAME, is_ours
 from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore, verify_store
 from wsi_hr.tiling.slide_pixels import SlideGoneError, require_slide
 
-STATES = ("sound", "damaged", "unfinished", "foreign", "outdated", "unmatched")
+STATES = ("sound", "damaged", "unfinished", "unreadable", "foreign", "outdated", "unmatched")
 """``outdated``: sound, but of another slide file than the one of its name; ``unmatched``: sound,
 but there is no slide to compare it with. Both only where slides are given, or the store is virtual
 and its slide is where its patches are."""
@@ -176,9 +176,13 @@ def _records(slides: Sequence[Path], key: NameKey | None) -> dict[str, SlideReco
 
 def _check_store(path: Place, records: dict[str, SlideRecord] | None) -> StoreCheck:
     problems = verify_store(path)
+    try:
+        ours = is_ours(path)
+    except ReadError as error:
+        return StoreCheck(path, "unreadable", (*problems, str(error)))
     if problems:
         state = "damaged" if (path / MANIFEST_NAME).is_file() else "unfinished"
-        return StoreCheck(path, state if is_ours(path) else "foreign", tuple(problems))
+        return StoreCheck(path, state if ours else "foreign", tuple(problems))
     try:
         store = PatchStore.open(path)
     except StoreError as error:

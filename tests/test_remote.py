@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsi_hr.errors import StoreError
+from wsi_hr.listing import matching
 from wsi_hr.remote import Range, RemotePath, place, read_ranges
 from wsi_hr.runtime import atomic_path, sha256_file, write_text_atomic
 
@@ -50,7 +51,7 @@ def test_it_does_what_a_path_does(folder, tmp_path):
             assert here.parent.name == (folder.name if "/" not in name else there.parent.name)
         if there.is_dir():
             assert [p.name for p in here.iterdir()] == sorted(p.name for p in there.iterdir())
-    assert [p.name for p in (folder / "one").glob("*.txt")] == ["b ü.txt"]
+    assert [p.name for p in matching(folder / "one", "*.txt")] == ["b ü.txt"]
     assert folder.sizes() == {"one/two/c.txt": 3, "one/b ü.txt": 0}
     assert (folder / "none").sizes() == {}
     assert (folder / "one/two/c.txt").read_text() == "abc"

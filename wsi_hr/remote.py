@@ -8,7 +8,6 @@ whole or not at all. Whatever a driver raises comes out as an ``OSError`` with a
 from __future__ import annotations
 
 import errno
-import fnmatch
 import glob
 import io
 import os
@@ -111,11 +110,6 @@ class RemotePath:
             names = {found.rstrip("/").rpartition("/")[2] for found in fs.ls(path, detail=False)}
         # an object store may list a folder as an object of its own name
         yield from (self._listed(name) for name in sorted(names - {self.name, ""}))
-
-    def glob(self, pattern: str) -> Iterator[RemotePath]:
-        """The files and folders in this one whose names match."""
-        if self.is_dir():
-            yield from (path for path in self.iterdir() if fnmatch.fnmatch(path.name, pattern))
 
     def read_bytes(self) -> bytes:
         """All of the file."""

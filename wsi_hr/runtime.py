@@ -14,6 +14,7 @@ import numpy as np
 
 from wsi_hr.errors import writing
 from wsi_hr.file_names import beside, file_in
+from wsi_hr.listing import matching
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.scratch import scratch_folder, temporary_folder
 
@@ -92,7 +93,9 @@ def sweep_temporaries(folder: Path) -> None:
     Raises:
         WriteError: one cannot be removed.
     """
-    for stray in folder.glob(f".*{_TEMPORARY}"):
+    with writing(folder):
+        strays = matching(folder, f".*{_TEMPORARY}")
+    for stray in strays:
         with writing(stray):
             if stray.is_dir() and not stray.is_symlink():
                 shutil.rmtree(stray)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsi_hr.errors import writing
+from wsi_hr.listing import matching
 from wsi_hr.living import kernel, lives, this_process
 
 _LOCKED, _UNLOCKED = "wsi-hr-scratch-", "wsi-hr-unlocked-"
@@ -84,7 +85,7 @@ def _sweep(top: Path) -> None:
 
     A lock says so only of processes of this kernel: some file systems lock per machine.
     """
-    for stray in top.glob("wsi-hr-*"):
+    for stray in matching(top, "wsi-hr-*"):
         found = _NAME.fullmatch(stray.name)
         if found is None:
             continue

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from wsi_hr.errors import SlideError
 from wsi_hr.file_names import file_in, name_problem
+from wsi_hr.listing import walk_files
 from wsi_hr.runtime import sha256_file
 from wsi_hr.slides.content import unreadable
 from wsi_hr.slides.dicom_series import DICOM_SUFFIXES, series_members
@@ -131,7 +132,9 @@ def _companions(path: Path) -> list[Path]:
     suffix = path.suffix.lower()
     if suffix == ".mrxs":
         folder = path.with_suffix("")
-        return sorted(file for file in folder.rglob("*") if file.is_file())
+        return (
+            sorted(file for file in walk_files(folder) if file.is_file()) if folder.is_dir() else []
+        )
     if suffix in DICOM_SUFFIXES:
         return [file for file in series_members(path) if file != path]
     if suffix in (".vms", ".vmu"):

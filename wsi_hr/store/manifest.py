@@ -13,11 +13,13 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import StoreError, reading
 from wsi_hr.file_names import P, beside, file_below, name_problem
+from wsi_hr.listing import walk_files
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import fsync_dir, fsync_file, sha256_file
 
@@ -157,7 +159,11 @@ def verify_store(folder: Place) -> list[str]:
         problem = size_problem(name, entry) or _content_problem(file, entry)
         if problem:
             problems[name] = f"{file}: {problem}; {_way_out(folder)}"
-    for name in files_below(folder) - manifest.files.keys() - {MANIFEST_NAME}:
+    try:
+        strangers = files_below(folder) - manifest.files.keys() - {MANIFEST_NAME}
+    except OSError as cause:
+        return [*sorted(problems.values()), f"{cause.filename}: cannot be read ({cause.strerror})"]
+    for name in strangers:
         problems[name] = f"{folder}/{name}: not part of the store; delete this file"
     return [problems[name] for name in sorted(problems)]
 
@@ -213,14 +219,14 @@ def entry_of(file: Path) -> FileEntry:
 
 
 def files_below(folder: Place) -> set[str]:
-    """The files in a folder and its folders, relative to it, with ``/``."""
+    """The files in a folder and its folders, relative to it, with ``/``.
+
+    Raises:
+        OSError: one of the folders cannot be listed; ``rglob`` would take it for an empty one.
+    """
     if isinstance(folder, RemotePath):
         return set(folder.sizes())
-    return {
-        file.relative_to(folder).as_posix()
-        for file in folder.rglob("*")
-        if file.is_symlink() or not file.is_dir()
-    }
+    return {file.relative_to(folder).as_posix() for file in walk_files(folder)}
 
 
 def _sizes_in(folder: Place) -> Callable[[str, FileEntry], str | None]:
@@ -268,13 +274,16 @@ def _way_out(folder: Place) -> str:
 
 
 def is_ours(folder: Place) -> bool:
-    """Whether ``folder`` is or was a patch store, sound or not."""
-    try:
+    """Whether ``folder`` is or was a patch store, sound or not.
+
+    Raises:
+        ReadError: it cannot be looked at just now.
+    """
+    with reading(folder), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
         if (folder / MANIFEST_NAME).is_file():
             return True
         return b'"wsi_hr"' in (folder / "zarr.json").read_bytes()
-    except OSError:
-        return False
+    return False
 
 
 def _without_manifest(folder: Place) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from wsi_hr import __version__
-from wsi_hr.errors import AnnotationError, MaskError
+from wsi_hr.errors import AnnotationError, MaskError, reading
 from wsi_hr.exchange.drawings import (
     EXCLUDED,
     NOTHING,
@@ -162,13 +163,17 @@ def mask_geojson(mask: TissueMask, slide_id: str, bounds: Bounds) -> str:
 
 
 def is_edited(path: Place) -> bool:
-    """Whether a GeoJSON file is somebody's work: QuPath leaves out what it does not know."""
+    """Whether a GeoJSON file is somebody's work: QuPath leaves out what it does not know.
+
+    Raises:
+        ReadError: it cannot be read just now.
+    """
     try:
-        return _SEAL not in json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, TypeError, RecursionError):
+        with reading(path), suppress(FileNotFoundError):
+            return _SEAL not in json.loads(path.read_bytes())
+    except (ValueError, TypeError, RecursionError):
         return True
+    return False
 
 
 def _from_png(content: bytes, frame: MaskFrame) -> UInt8Array:
