@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import errno
-import io
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.logging import RichHandler
+import typer.core
 
 from pipelines.commands.demo import demo
 from pipelines.commands.doctor import doctor
@@ -24,7 +22,6 @@ from pipelines.commands.outcome import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
     complain,
-    stderr,
 )
 from pipelines.commands.predict import predict
 from pipelines.commands.sample import sample
@@ -32,16 +29,45 @@ from pipelines.commands.show import show
 from pipelines.commands.tile import tile
 from pipelines.commands.train import train
 from pipelines.commands.verify import verify
+from pipelines.sentences import say
+from pipelines.terminal import (
+    flush_output,
+    guard_crash,
+    guard_streams,
+    set_up_log,
+    stderr,
+    stdout,
+    unguarded,
+)
 from wsi_hr import __version__
 from wsi_hr.errors import MidwayError, WsiHrError
 
 logger = logging.getLogger(__name__)
 
+_NAME = "wsi-hr"  # whatever the file is called that starts it
 _OUTPUT = "standard output"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE)  # no file is named: it was a stream
 
+
+class _Group(typer.core.TyperGroup):
+    """The program, with its help in colour."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        with unguarded():
+            super().format_help(ctx, formatter)
+
+
+class _Command(typer.core.TyperCommand):
+    """A command, with its help in colour."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        with unguarded():
+            super().format_help(ctx, formatter)
+
+
 app = typer.Typer(
-    name="wsi-hr",
+    cls=_Group,
+    name=_NAME,
     help="Train on gigapixel whole-slide images end to end, and see what the model saw.\n\n"
     "Slides -> [bold]tile[/bold] -> patch stores -> [bold]train[/bold] -> run -> "
     "[bold]predict[/bold] -> predictions and heatmaps.\n\n"
@@ -57,7 +83,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"wsi-hr {__version__}")
+        say(stdout(), f"wsi-hr {__version__}")
         raise typer.Exit
 
 
@@ -74,19 +100,7 @@ def _root(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
-    console = stderr()
-    # a log file gets whole lines; only a terminal gets them wrapped and in colour
-    handler = (
-        RichHandler(console=console, show_path=False, show_time=False)
-        if console.is_terminal
-        else logging.StreamHandler()
-    )
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(message)s" if console.is_terminal else "%(levelname)s: %(message)s",
-        handlers=[handler],
-        force=True,
-    )
+    set_up_log(logging.INFO if verbose else logging.WARNING)
 
 
 COMMANDS: dict[Callable[..., None], str] = {
@@ -104,17 +118,15 @@ COMMANDS: dict[Callable[..., None], str] = {
 """The commands in the order of the help, each with its example."""
 
 for _command, _example in COMMANDS.items():
-    app.command(epilog=f"Example: {_example}")(_command)
+    app.command(cls=_Command, epilog=f"Example: {_example}")(_command)
 
 
 def main() -> None:
     """Run the command line; errors the user can mend are one sentence and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)  # what a scheduler sends ends a run as Ctrl-C does
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names need not be text
+    guard_streams()
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name=_NAME, standalone_mode=False)
     except WsiHrError as error:
         complain(str(error))
         code = EXIT_BAD_REQUEST
@@ -132,8 +144,9 @@ def main() -> None:
         code = EXIT_SOME_FAILED
     except Exception as error:
         if not _is_usage_error(error):
+            guard_crash()
             raise
-        error.show()  # pyright: ignore[reportAttributeAccessIssue]
+        _tell_usage(error)
         code = EXIT_BAD_REQUEST
     if code == EXIT_INTERRUPTED:  # typer turns most interruptions into this exit code itself
         complain("interrupted; the same command goes on where it stopped")
@@ -143,9 +156,8 @@ def main() -> None:
 def _heard(code: int) -> int:
     """The exit code, once all that was said has gone out; 1 where the disk is full."""
     try:
-        sys.stdout.flush()
+        flush_output()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
         if code == EXIT_DONE:  # else it has been told
             complain(f"{_OUTPUT}: {error.strerror}; mend that and start the same command again")
             return EXIT_SOME_FAILED
@@ -157,5 +169,15 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
 
 
 def _is_usage_error(error: Exception) -> bool:
-    """Whether typer's own parser complains: it is not ours to word, only its exit code is."""
-    return hasattr(error, "show") and hasattr(error, "exit_code")
+    """Whether typer's own parser complains: it is not ours to word."""
+    return hasattr(error, "format_message") and hasattr(error, "exit_code")
+
+
+def _tell_usage(error: Any) -> None:
+    """Say what typer's parser complains of; typer itself would write arguments as they are."""
+    sentence, context = error.format_message(), getattr(error, "ctx", None)
+    if not sentence:  # no arguments at all: the help was shown
+        return
+    if context is not None:
+        say(stderr(), *context.get_usage().splitlines(), f"Help: {context.command_path} -h")
+    complain(sentence)

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.terminal import shown
 from wsi_hr.config import TileConfig
 from wsi_hr.machine import core_limits, num_usable_cores, usable_memory
 from wsi_hr.scratch import has_locks
@@ -84,11 +85,11 @@ def print_checks(checks: list[Check], console: Console) -> None:
         table.add_column(column, overflow="fold")
     for check in checks:
         state = Text(check.state, style=_STYLE[check.state])
-        table.add_row(state, Text(check.name), Text(check.found))
+        table.add_row(state, Text(check.name), Text(shown(check.found)))
     console.print(table)
     for check in checks:
         if check.mend:
-            console.print(Text(f"{check.name}: {check.mend}", style=_STYLE[check.state]))
+            console.print(Text(shown(f"{check.name}: {check.mend}"), style=_STYLE[check.state]))
 
 
 def _guarded(name: str, look: Callable[[], Iterator[Check]]) -> list[Check]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.sentences import say
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import Point, Size
@@ -88,8 +89,7 @@ def print_info(info: dict[str, Any], console: Console) -> None:
     if info["sha256"] is not None:
         lines.append(f"  sha256         {info['sha256']}")
     lines += [f"  problem        {problem}" for problem in info["problems"]]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    say(console, *lines)
 
 
 def _look(path: Path, mpp_override: float | None, sha256: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -20,11 +20,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pipelines.terminal import shown
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _LOG_EVERY_S = 60.0  # for a batch system's log, with --verbose
+# rich would have what others print meanwhile obeyed: it reads colours and links out of the text
+_BAR: dict[str, Any] = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}
 
 
 @contextmanager
@@ -36,19 +40,19 @@ def progress_bar(
         yield lambda steps, note: None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(what, total=total, note="")
+    with Progress(*columns, console=console, **_BAR) as progress:
+        task = progress.add_task(shown(what), total=total, note="")
 
         def advance(steps: int, note: str) -> None:
-            progress.update(task, advance=steps, note=note)
+            progress.update(task, advance=steps, note=shown(note))
 
         yield advance
 
@@ -145,7 +149,7 @@ class SlideBar:
         self._tally, self._progress, self._what = tally, progress, what
         self._task: TaskID | None = None
         if progress is not None:
-            self._task = progress.add_task(what, total=tally.total, note=tally.sentence())
+            self._task = progress.add_task(shown(what), total=tally.total, note=tally.sentence())
         self._logged = time.monotonic()
         self._show()
 
@@ -179,12 +183,12 @@ def slide_bar(
         yield SlideBar(tally, None, what)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, **_BAR) as progress:
         yield SlideBar(tally, progress, what)
 
 

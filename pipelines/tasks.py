@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipelines.cluster import Shared, Ticket, Where, asked_workers, issue, misfit, open_client
+from pipelines.terminal import guard_worker
 from wsi_hr.errors import ConfigError, WsiHrError
 from wsi_hr.slides.isolate import stop_isolated
 
@@ -210,6 +211,7 @@ def _run_task(job: J, task: Callable[[J, TaskContext], R], run: str, ticket: Tic
     context = TaskContext(run)
     if ticket is None:
         return _counted(task, job, context, run)
+    guard_worker()
     problem = misfit(ticket)
     if problem:
         raise ConfigError(problem)

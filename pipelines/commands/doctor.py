@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.outcome import EXIT_SOME_FAILED, stdout
+from pipelines.commands.outcome import EXIT_SOME_FAILED
+from pipelines.terminal import stdout
 
 
 def doctor(

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import MppOverride
-from pipelines.commands.outcome import EXIT_SOME_FAILED, complain, stdout
+from pipelines.commands.outcome import EXIT_SOME_FAILED, complain
+from pipelines.terminal import stdout
 from wsi_hr.errors import WsiHrError
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
 from pipelines.sentences import say
+from pipelines.terminal import stderr
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from wsi_hr.remote import Place
 
 EXIT_DONE = 0
@@ -35,13 +37,3 @@ def finish(rows: list[dict[str, str]], table: Place, console: Console) -> None:
 def complain(sentence: str) -> None:
     """Say what went wrong, where it does not mix with results."""
     say(stderr(), f"error: {sentence}")
-
-
-def stdout() -> Console:
-    """Where results are said; made anew each time, for the stream may have been exchanged."""
-    return Console()
-
-
-def stderr() -> Console:
-    """Where logs and errors are said."""
-    return Console(stderr=True)

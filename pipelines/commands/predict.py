@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import Device, HashNames, MppOverride, Workers
-from pipelines.commands.outcome import finish, stdout
+from pipelines.commands.outcome import finish
 from pipelines.sentences import say
+from pipelines.terminal import stdout
 
 
 def predict(

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import Assignments, Recipe, SamplerName, ScaleOfStore, Seed
-from pipelines.commands.outcome import finish, stdout
+from pipelines.commands.outcome import finish
+from pipelines.terminal import stdout
 
 
 def sample(

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import Assignments, Recipe
+from pipelines.sentences import say
+from pipelines.terminal import stdout
 
 
 def show(
@@ -18,7 +20,9 @@ def show(
     from pipelines.settings import recipe_names, resolve
     from wsi_hr.config import dump_config
 
+    console = stdout()
+
     if recipes:
-        print("\n".join(recipe_names()))
+        say(console, *recipe_names())
         return
-    print(dump_config(resolve(recipe, {}, assignments)), end="")
+    say(console, *dump_config(resolve(recipe, {}, assignments)).splitlines())

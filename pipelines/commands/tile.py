@@ -19,7 +19,8 @@ from pipelines.commands.options import (
     Slides,
     Workers,
 )
-from pipelines.commands.outcome import EXIT_BAD_REQUEST, EXIT_SOME_FAILED, finish, stdout
+from pipelines.commands.outcome import EXIT_BAD_REQUEST, EXIT_SOME_FAILED, finish
+from pipelines.terminal import stdout
 
 if TYPE_CHECKING:
     from pipelines.dry_run import DryRun

@@ -18,8 +18,8 @@ from pipelines.commands.options import (
     ScaleOfStore,
     Seed,
 )
-from pipelines.commands.outcome import stdout
 from pipelines.sentences import say
+from pipelines.terminal import stdout
 
 
 def train(

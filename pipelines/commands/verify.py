@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import KeyOfNames
-from pipelines.commands.outcome import EXIT_SOME_FAILED, stdout
+from pipelines.commands.outcome import EXIT_SOME_FAILED
 from pipelines.sentences import say
+from pipelines.terminal import stdout
 
 
 def verify(

@@ -105,7 +105,7 @@ def run_isolated(
         if kind == "raised":
             error, trace = value
             if not isinstance(error, WsiHrError):
-                error.add_note(f"in the process that read {what}:\n{trace}")
+                error.add_note(f"in the process that read {what!r}:\n{trace}")
             raise error
         last_words = _tail(stderr)
         if last_words:

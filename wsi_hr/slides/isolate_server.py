@@ -135,6 +135,7 @@ def _be_child(server: int, messages_fd: int, stderr_fd: int, deadline_s: float) 
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, deadline_s + _GRACE_S)
+        os.dup2(stderr_fd, 1)  # nothing of a slide goes to the terminal but through the caller
         os.dup2(stderr_fd, 2)
         os.close(stderr_fd)
         _call(Connection(messages_fd, readable=True, writable=True))
@@ -190,7 +191,11 @@ def _as_message(error: Exception) -> tuple[str, Any]:
     no_thread = isinstance(error, RuntimeError) and "can't start new thread" in str(error)
     if isinstance(error, MemoryError) or no_thread:
         return "memory", None
-    trace = "".join(traceback.format_exception(error))
+    # each message on one line, whatever names it quotes; frames begin with a blank
+    trace = "".join(
+        part if part[:1].isspace() else part.rstrip().replace("\n", "\\n") + "\n"
+        for part in traceback.format_exception(error)
+    )
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
