@@ -13,6 +13,7 @@ from wsi_hr.cohort.same_text import same_text
 from wsi_hr.cohort.table import read_table, write_table
 from wsi_hr.config import Config, dump_config, load_recipe
 from wsi_hr.errors import ConfigError, LabelError
+from wsi_hr.method_config import EncoderConfig
 from wsi_hr.runtime import write_text_atomic
 from wsi_hr.training.loop import BEST, LAST
 
@@ -87,7 +88,7 @@ def refuse_other_run(run_dir: Path, config: Config, inputs: Inputs) -> None:
         raise ConfigError(
             f"{run_dir}: holds checkpoints but no {CONFIG}; restore the file, or give another -o"
         )
-    differing = _differing(load_recipe(run_dir / CONFIG), config.model_dump(mode="json"))
+    differing = _differing(begun_with(run_dir), config.model_dump(mode="json"))
     if differing:
         raise ConfigError(
             f"{run_dir}: holds a run with other settings ({'; '.join(differing)}); "
@@ -103,6 +104,22 @@ def refuse_other_run(run_dir: Path, config: Config, inputs: Inputs) -> None:
         before = _rows_of(run_dir / ANNOTATIONS, ANNOTATION_COLUMNS)
         changes = _changes(before, inputs.annotations, ANNOTATION_COLUMNS)
         _refuse_changes(run_dir / ANNOTATIONS, "annotations", changes)
+
+
+def begun_with(run_dir: Path) -> dict[str, Any]:
+    """The settings that a run was begun with.
+
+    What of the encoder an earlier wsi-hr could not set was as it is by default.
+
+    Raises:
+        ConfigError: its config.yaml cannot be read.
+    """
+    settings: dict[str, Any] = load_recipe(run_dir / CONFIG)
+    encoder = settings.get("encoder")
+    if isinstance(encoder, dict):
+        defaults = EncoderConfig.model_validate({}).model_dump(mode="json")
+        settings["encoder"] = {**defaults, **encoder}
+    return settings
 
 
 def _refuse_changes(path: Path, what: str, changes: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ FOUNDATION = (
     "plain_yaml",
     "recipe",
     "refused_settings",
+    "encoder_args",
     "method_config",
     "sampler_config",
     "config",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from wsi_hr.encoder_args import EncoderArgs
 from wsi_hr.frozen import Frozen
 
 HeadName = Literal["attention", "cnn", "abmil", "abmilx", "transformer", "window"]
+Channels = tuple[float, float, float]
 BACKGROUND = "background"
 """The class of a patch that no annotation covers enough of."""
 
@@ -16,10 +18,22 @@ BACKGROUND = "background"
 class EncoderConfig(Frozen):
     """The network that embeds one patch."""
 
-    name: str = Field("resnet18", min_length=1, description="a timm model name")
+    name: str = Field(
+        "resnet18",
+        min_length=1,
+        description="a timm model name; or, with weights, hf-hub:ORG/MODEL or local-dir:FOLDER",
+    )
     weights: str = Field(
         "none", description="none (from scratch), pretrained (timm's), or a local weights file"
     )
+    args: EncoderArgs = Field(
+        EncoderArgs(),  # pyright: ignore[reportCallIssue]
+        description="how timm builds it, e.g. {init_values: 1e-5}, see docs/encoders.md",
+    )
+    mean: Channels | None = Field(
+        None, description="of pixels in 0..1, per channel; null: as timm says for the weights"
+    )
+    std: Channels | None = Field(None, description="likewise")
     cut: str | None = Field(
         None, description="last stage that is kept, e.g. layer3; null: the whole network"
     )
@@ -39,6 +53,19 @@ class EncoderConfig(Frozen):
     compile: bool = Field(
         False, description="compile the network of the scan (torch.compile; minutes at first)"
     )
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _of_0_to_1(cls, values: Channels | None, info: ValidationInfo) -> Channels | None:
+        if values is None:
+            return None
+        if min(values) < 0 or (info.field_name == "std" and min(values) == 0):
+            raise ValueError("must be of pixels in 0..1")
+        if max(values) > 1:
+            by_255 = ", ".join(f"{value / 255:.4g}" for value in values)
+            hint = f", which would be [{by_255}]" if max(values) <= 255 else ""
+            raise ValueError(f"is of pixels in 0..1; divide numbers of 0..255 by 255{hint}")
+        return values
 
 
 class IPSConfig(Frozen):

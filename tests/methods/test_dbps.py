@@ -298,6 +298,7 @@ def test_an_encoder_of_one_size_refuses_a_smaller_scan() -> None:
     encoder = Encoder(
         timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0), dim=192
     )
+    encoder.patch_px = 32
     with pytest.raises(ConfigError, match=r"method\.scan_scale 0\.5: .*one size"):
         make(encoder, scan_scale=0.5)
 

@@ -27,7 +27,7 @@ NAME = "test_vit"  # timm's own tiny one: 16 px tokens, 2 heads, a class token
 def weights(tmp_path: Path) -> Path:
     """A small random transformer, as somebody would have saved it."""
     torch.manual_seed(0)
-    net = load_net(NAME, "none")
+    net = load_net(NAME, "none").net
     state = {name: t.clone() for name, t in net.state_dict().items()}
     for name in state:  # larger than at the start, so that attention is not flat
         if name.endswith("qkv.weight"):
@@ -123,6 +123,6 @@ def test_what_cannot_be_had_is_one_sentence(name: str, given: str, said: str) ->
 
 
 def test_a_transformer_without_a_class_token_is_refused() -> None:
-    net = load_net("vit_tiny_patch16_224", "none", class_token=False, global_pool="avg")
+    net = load_net("vit_tiny_patch16_224", "none", class_token=False, global_pool="avg").net
     with pytest.raises(ConfigError, match="no vision transformer with a class token"):
         ThumbnailViT(net, "vit_tiny_patch16_224")

@@ -262,7 +262,7 @@ def test_the_thumbnail_is_looked_at_once_and_by_the_same_eyes_every_epoch(
     """Draws of two epochs by hand, from what the transformer itself says of the thumbnail."""
     torch.manual_seed(0)
     weights = tmp_path / "vit.safetensors"
-    save_file(load_net("test_vit", "none").state_dict(), weights)
+    save_file(load_net("test_vit", "none").net.state_dict(), weights)
     sampler = {"name": "attention", "source": "thumbnail", "keep": 0.5, "vit": "test_vit",
                "vit_weights": str(weights)}  # fmt: skip
     cfg = config(sampler, method="patchgd")

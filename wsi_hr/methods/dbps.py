@@ -66,7 +66,7 @@ class DBPS(Method):
         self.config = config
         self.aggregate = build_aggregator(config, encoder.dim)
         self.classifier = nn.Linear(encoder.dim, self.num_classes)
-        if config.scan_scale < 1 and encoder.fixed_size:
+        if config.scan_scale < 1 and not encoder.takes_at(config.scan_scale):
             raise ConfigError(
                 f"method.scan_scale {config.scan_scale:g}: this encoder takes patches of one size "
                 "only; leave it at 1, or choose a convolutional encoder"

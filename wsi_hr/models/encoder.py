@@ -19,9 +19,11 @@ from wsi_hr.method_config import EncoderConfig
 from wsi_hr.models.encoder_cut import CutNet
 from wsi_hr.models.folded_net import FoldedNet, HandOver
 from wsi_hr.models.group_norm import to_group_norm
+from wsi_hr.models.input_size import takes
 from wsi_hr.models.jpeg_decoder import JpegDecoder, device_decoder
+from wsi_hr.models.provenance import Normalisation, Origin
 from wsi_hr.models.scan_net import ScanNet
-from wsi_hr.models.timm_nets import first_line, load_net
+from wsi_hr.models.timm_nets import load_net
 from wsi_hr.models.upload import Upload
 from wsi_hr.store.jpeg_patches import JpegPatches, Patches
 
@@ -38,6 +40,8 @@ class Encoder(nn.Module):
         chunk: patches embedded at a time without gradient. The batch shape never changes (the last
             chunk is padded), so equal patches get bit-equal embeddings wherever they stand. Only
             where the device's memory is too small for it, it is halved, for good.
+        origin: where its weights and normalisation are from, where it was built by name.
+        patch_px: edge of the patches that it was built for; None: not known.
     """
 
     scale: Tensor
@@ -60,6 +64,8 @@ class Encoder(nn.Module):
         self.net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.dim = dim
         self.chunk = chunk
+        self.origin = Origin()
+        self.patch_px: int | None = None
         self.freeze_bn = freeze_bn
         self.precision = precision
         self._compiled = compiled
@@ -89,11 +95,9 @@ class Encoder(nn.Module):
                     module.eval()
         return self
 
-    @property
-    def fixed_size(self) -> bool:
-        """Whether the network takes patches of one size only, as vision transformers do."""
-        net = self.net.net if isinstance(self.net, CutNet) else self.net
-        return hasattr(net, "patch_embed") and not getattr(net, "dynamic_img_size", False)
+    def takes_at(self, scale: float) -> bool:
+        """Whether it takes its patches at a smaller scale too; most transformers do not."""
+        return self.patch_px is None or takes(self.net, round(self.patch_px * scale))
 
     @property
     def autocast(self) -> bool:
@@ -284,46 +288,42 @@ def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = 
             cannot take patches of this size.
     """
     name = config.name
-    net = load_net(name, config.weights if load_weights else "none")
-    dim = _fit(net, name, patch_px)
-    cfg: dict[str, Any] = getattr(net, "pretrained_cfg", {})
+    weights = config.weights if load_weights else "none"
+    loaded = load_net(name, weights, args=config.args, patch_px=patch_px)
+    net, dim = loaded.net, loaded.dim
+    assert dim is not None, "it was tried with a patch"
+    normalisation = normalisation_of(net, config)
     if config.norm == "group" and not to_group_norm(net):
         raise ConfigError(f"encoder.norm group: {name} has no batch norm; leave it at batch")
     if config.cut is not None:
         net = CutNet(net, config.cut, name)
         dim = net.dim
-    return Encoder(
+    encoder = Encoder(
         net,
         dim=dim,
-        mean=tuple(cfg.get("mean", (0.5, 0.5, 0.5))),
-        std=tuple(cfg.get("std", (0.5, 0.5, 0.5))),
+        mean=normalisation.mean,
+        std=normalisation.std,
         chunk=config.chunk,
         freeze_bn=config.freeze_bn,
         precision=config.precision,
         decode=config.decode,
         compiled=config.compile,
     )
+    encoder.origin, encoder.patch_px = Origin(normalisation, loaded.weights), patch_px
+    return encoder
 
 
-def _fit(net: Any, name: str, patch_px: int) -> int:
-    """Fit the network to the patch size; D, by trying one patch, which proves that it takes it."""
-    tokens_px = getattr(getattr(net, "patch_embed", None), "patch_size", None) or (1, 1)
-    if patch_px % tokens_px[0]:
-        raise ConfigError(
-            f"encoder.name {name}: reads squares of {tokens_px[0]} px, and would not see all of a "
-            f"patch of {patch_px} px; choose a --patch-size that is a multiple, or another encoder"
-        )
-    own_px = getattr(net, "pretrained_cfg", {}).get("input_size", (3, patch_px, patch_px))
-    try:
-        if hasattr(net, "set_input_size") and own_px[1:] != (patch_px, patch_px):
-            net.set_input_size(img_size=(patch_px, patch_px))
-        with frozen(net):
-            out = net(torch.zeros(1, 3, patch_px, patch_px))
-    except (RuntimeError, AssertionError, ValueError, ArithmeticError, LookupError) as cause:
-        raise ConfigError(
-            f"encoder.name {name}: it cannot take patches of {patch_px} px "
-            f"({first_line(cause)}); choose another --patch-size or encoder"
-        ) from cause
-    if out.ndim != 2:
-        raise ConfigError(f"encoder.name {name}: it gives {tuple(out.shape)}, not one vector")
-    return out.shape[1]
+def normalisation_of(net: Any, config: EncoderConfig) -> Normalisation:
+    """What pixels are normalised by: what is set, else what timm says."""
+    cfg: dict[str, Any] = getattr(net, "pretrained_cfg", {})
+    is_file = config.weights not in ("none", "pretrained")
+    timms = f"timm's for {'the weights of ' if config.weights == 'pretrained' else ''}{config.name}"
+    own = {name: tuple(cfg.get(name, (0.5, 0.5, 0.5))) for name in ("mean", "std")}
+    given = {name: value for name in own if (value := getattr(config, name)) is not None}
+    source = "as set" if len(given) == len(own) else timms
+    if given and len(given) < len(own):
+        (name,) = given
+        source = f"encoder.{name} as set, the rest {timms}"
+    values = {**own, **given}
+    guess = is_file and len(given) < len(own)
+    return Normalisation(values["mean"], values["std"], source, guess)

@@ -91,7 +91,7 @@ def build_thumbnail_vit(name: str, weights: str) -> ThumbnailViT:
     """
     if not name.startswith(("vit_", "test_vit", "deit")):
         raise ConfigError(f"{_KEYS.name} {name}: is no vision transformer; their names begin vit_")
-    return ThumbnailViT(load_net(name, weights, _KEYS, dynamic_img_size=True), name)
+    return ThumbnailViT(load_net(name, weights, _KEYS, dynamic_img_size=True).net, name)
 
 
 def token_grid(grid: PatchGrid, level0_size: Size) -> tuple[int, int]:

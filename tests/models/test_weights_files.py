@@ -1,0 +1,91 @@
+"""A weights file fits exactly or is refused, by what it is and by what it lacks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from wsi_hr.encoder_args import EncoderArgs, choices_of
+from wsi_hr.errors import ConfigError
+from wsi_hr.method_config import EncoderConfig
+from wsi_hr.models.encoder import Encoder, build_encoder
+from wsi_hr.models.weight_fit import HARMLESS
+
+from .weights_files import CASES, LOADED, REFUSED, TABLE, WeightsCase
+
+DOCS = Path(__file__).parents[2] / "docs/encoders.md"
+
+
+def encoder_of(case: WeightsCase, path: Path) -> Encoder:
+    settings = {"name": case.name, "weights": str(path), "args": case.args}
+    return build_encoder(EncoderConfig.model_validate(settings), case.patch_px)
+
+
+@pytest.mark.parametrize("case", LOADED, ids=lambda case: case.file)
+def test_a_file_that_fits_gives_the_embeddings_of_its_network(case: WeightsCase, tmp_path) -> None:
+    path = tmp_path / "w.safetensors"
+    case.write(path)
+    encoder = encoder_of(case, path).eval()
+    assert case.twin is not None
+    twin = case.twin().to(memory_format=torch.channels_last)  # pyright: ignore
+    x = torch.randn(2, 3, case.patch_px, case.patch_px, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found, expected = encoder.net(x), twin(x)
+    assert not torch.equal(found[0], found[1])
+    if "cls_token" in case.file or "DINOv2" in case.file:  # a sum is taken back: not to the bit
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    else:
+        assert torch.equal(found, expected)
+    assert torch.nn.functional.cosine_similarity(found, expected).min() > 0.99999
+    weights = encoder.origin.weights
+    assert weights is not None
+    assert case.said in weights.in_words()
+    assert weights.identity.bytes == path.stat().st_size
+    assert weights.identity.sha256 in weights.in_words()
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.file)
+def test_a_file_that_does_not_fit_is_refused_and_told(case: WeightsCase, tmp_path) -> None:
+    path = tmp_path / "w.pt"
+    case.write(path)
+    with pytest.raises(ConfigError) as caught:
+        encoder_of(case, path)
+    told = str(caught.value)
+    assert told.startswith(f"encoder.weights {path}: ")
+    assert re.search(case.said, told), told
+    assert "\n" not in told
+    assert "weights_only" not in told
+
+
+def test_advice_is_right(tmp_path) -> None:
+    """What a refused file is said to need makes it fit."""
+    tried = 0
+    for case in REFUSED:
+        path = tmp_path / "w.pt"
+        case.write(path)
+        with pytest.raises(ConfigError) as caught:
+            encoder_of(case, path)
+        advised = re.search(r"--set 'encoder\.args=\{(.*)\}'", str(caught.value))
+        if advised is None:
+            continue
+        pairs = dict(pair.split(": ") for pair in advised[1].split(", "))
+        settings = {"name": case.name, "weights": str(path), "args": {**case.args, **pairs}}
+        build_encoder(EncoderConfig.model_validate(settings), case.patch_px)
+        tried += 1
+    assert tried >= 4
+
+
+def test_the_docs_have_the_table_and_the_lists() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    assert len(CASES) >= 25
+    assert TABLE in text
+    for what, names in HARMLESS.items():
+        assert f"- {what}: {names}" in " ".join(text.split()).replace(" - ", "\n- ")
+    rows = [
+        f"| `{name}` | {choices_of(name)} | {field.description} |"
+        for name, field in EncoderArgs.model_fields.items()
+    ]
+    assert "\n".join(rows) in text
