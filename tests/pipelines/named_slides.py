@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ _TEXT_TAGS = {
     "DocumentName": 269, "Make": 271, "Model": 272, "PageName": 285, "Artist": 315,
     "HostComputer": 316, "Copyright": 33432, "private": 65001,
 }  # fmt: skip
+_EXIF, _GPS, _JPEG_TABLES = 34665, 34853, 347
+_DIRECTORIES = {_EXIF: 0x9286, _GPS: 0x001C}
+"""Directories of their own, and a field of each that holds free text."""
 _BYTE_TAGS = {"XMP": 700, "IPTC": 33723, "photoshop": 34377, "MakerNote": 37500, "private": 65002}
 
 
@@ -34,6 +38,7 @@ def write_svs(path: Path) -> None:
             text = f"Aperio Image Library v11.2.1\r\n{what} {len(label())}x{len(label())}|{told}"
             writer.write(label(), rowsperstrip=16, compression="lzw", photometric="rgb",
                          subfiletype=1 if what == "label" else 9, **tags(text))  # fmt: skip
+    _fill_directories(path)
 
 
 def write_tiff(path: Path) -> None:
@@ -43,6 +48,7 @@ def write_tiff(path: Path) -> None:
             writer, "generic", NAME, NAME, resolution=(20000, 20000), resolutionunit="CENTIMETER"
         )
         writer.write(label(), rowsperstrip=16, photometric="rgb", **tags("label " + NAME))
+    _fill_directories(path)
 
 
 def write_ome(path: Path) -> None:
@@ -122,10 +128,14 @@ def _write_levels(
 ) -> None:
     for number, reduced in enumerate((1, 4)):
         pixels = np.asarray(Image.fromarray(tissue(slide)).reduce(reduced))
-        writer.write(iter(_tiles(pixels)), shape=pixels.shape, dtype=np.uint8, tile=(TILE, TILE),
+        shared, tiles = _abbreviated(_tiles(pixels))
+        told = tags(others if number else first)
+        told["extratags"].append((_JPEG_TABLES, 7, len(shared), shared, False))
+        if not number:
+            told["extratags"] += [(code + 1, 4, 1, 0, False) for code in _DIRECTORIES]
+        writer.write(iter(tiles), shape=pixels.shape, dtype=np.uint8, tile=(TILE, TILE),
                      photometric="ycbcr", subsampling=(2, 2), compression="jpeg", subfiletype=0,
-                     **({} if number else scale),
-                     **tags(others if number else first))  # fmt: skip
+                     **({} if number else scale), **told)  # fmt: skip
         if not number and "Aperio" in first:
             thumbnail = np.asarray(Image.fromarray(tissue(slide)).reduce(4))
             writer.write(thumbnail, photometric="rgb", compression="jpeg", rowsperstrip=16,
@@ -142,6 +152,44 @@ def _tiles(pixels: np.ndarray) -> list[bytes]:
             said = _segment(0xFE, NAME.encode()) + _segment(0xE1, b"Exif\0\0" + NAME.encode())
             found.append(stream[:2] + said + stream[2:] + NAME.encode())
     return found
+
+
+def _abbreviated(streams: list[bytes]) -> tuple[bytes, list[bytes]]:
+    """Tables that all share, the name among them, and what is left of each (TIFF Tech Note 2)."""
+    tables, rest = zip(*map(_without_tables, streams), strict=True)
+    assert len(set(tables)) == 1
+    said = _segment(0xFE, NAME.encode()) + _segment(0xE1, b"Exif\0\0" + NAME.encode())
+    return b"\xff\xd8" + said + tables[0] + b"\xff\xd9", list(rest)
+
+
+def _without_tables(stream: bytes) -> tuple[bytes, bytes]:
+    tables, kept, at = b"", stream[:2], 2
+    while stream[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+        if stream[at + 1] in (0xC4, 0xDB):
+            tables += stream[at:end]
+        else:
+            kept += stream[at:end]
+        at = end
+    return tables, kept + stream[at:]
+
+
+def _fill_directories(path: Path) -> None:
+    """Write the EXIF and the GPS directory of the first page, each of one text, at the end."""
+    text = NAME.encode() + b"\0"
+    text += b"\0" * (len(text) % 2)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        handle = file.filehandle
+        for tag, field in _DIRECTORIES.items():
+            handle.seek(0, 2)
+            handle.write(b"\0" * (handle.tell() % 2) + text)
+            begin = handle.tell()
+            handle.write(struct.pack("<HHHII", 1, field, 2, len(text), begin - len(text)))
+            handle.write(bytes(4))
+            entry = file.pages.first.tags[tag + 1]  # tifffile does not write `tag` itself
+            entry.overwrite(begin)
+            handle.seek(entry.offset)
+            handle.write(struct.pack("<H", tag))
 
 
 def _segment(marker: int, content: bytes) -> bytes:
