@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.weights_of_run import WEIGHT_COLUMNS, WEIGHTS, refuse_other_weights
 from wsi_hr.cohort.labels import LabelRow
 from wsi_hr.cohort.same_text import same_text
 from wsi_hr.cohort.table import read_table, write_table
@@ -47,11 +48,13 @@ class Inputs:
         splits: of ``splits.csv``.
         stores: of ``stores.csv``: what the patches of every slide were.
         annotations: of ``annotations.csv``; none where the run has no annotations.
+        weights: of ``weights.csv``; none where no weights file is named.
     """
 
     splits: Rows
     stores: Rows
     annotations: Rows = ()
+    weights: Rows = ()
 
 
 def split_rows(rows: Sequence[LabelRow], split_of: Mapping[str, str]) -> list[dict[str, str]]:
@@ -68,7 +71,7 @@ def split_rows(rows: Sequence[LabelRow], split_of: Mapping[str, str]) -> list[di
 
 
 def refuse_other_run(run_dir: Path, config: Config, inputs: Inputs) -> None:
-    """Refuse a folder whose checkpoints come of other settings, slides, labels or annotations.
+    """Refuse a folder whose checkpoints come of other settings, slides, labels, files of weights.
 
     Slides that were tiled again, with another result, are other ones. A run that was stopped before
     its first checkpoint binds nobody.
@@ -104,6 +107,7 @@ def refuse_other_run(run_dir: Path, config: Config, inputs: Inputs) -> None:
         before = _rows_of(run_dir / ANNOTATIONS, ANNOTATION_COLUMNS)
         changes = _changes(before, inputs.annotations, ANNOTATION_COLUMNS)
         _refuse_changes(run_dir / ANNOTATIONS, "annotations", changes)
+    refuse_other_weights(run_dir, inputs.weights)
 
 
 def begun_with(run_dir: Path) -> dict[str, Any]:
@@ -132,13 +136,18 @@ def _refuse_changes(path: Path, what: str, changes: Sequence[str]) -> None:
 
 
 def claim(run_dir: Path, config: Config, inputs: Inputs) -> None:
-    """Write settings, splits, stores and, where there are any, annotations down."""
+    """Write settings, splits, stores and, where there are any, annotations and weights down."""
     write_table(run_dir / SPLITS, SPLIT_COLUMNS, inputs.splits)
     write_table(run_dir / STORES, STORE_COLUMNS, inputs.stores)
     if inputs.annotations:
         write_table(run_dir / ANNOTATIONS, ANNOTATION_COLUMNS, inputs.annotations)
     else:
         (run_dir / ANNOTATIONS).unlink(missing_ok=True)
+    if not inputs.weights:
+        (run_dir / WEIGHTS).unlink(missing_ok=True)
+    # which ones a run of an earlier wsi-hr began with is not known, and not said
+    elif not (run_dir / LAST).exists() or (run_dir / WEIGHTS).exists():
+        write_table(run_dir / WEIGHTS, WEIGHT_COLUMNS, inputs.weights)
     write_text_atomic(run_dir / CONFIG, dump_config(config))
 
 

@@ -25,6 +25,7 @@ from wsi_hr.geometry import BoolArray
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import NoMemory
 from wsi_hr.models.encoder import build_encoder
+from wsi_hr.models.published_nets import resolve_encoder
 from wsi_hr.remote import Place
 from wsi_hr.runtime import atomic_path
 from wsi_hr.samplers.picture import KEPT_COLOUR, draw_sample
@@ -108,7 +109,8 @@ def min_patches(config: Config) -> int:
     Raises:
         WsiHrError: encoder or method cannot be built.
     """
-    encoder = build_encoder(config.encoder, config.tile.patch_size, load_weights=False)
+    named = resolve_encoder(config.encoder, weights=False).config
+    encoder = build_encoder(named, config.tile.patch_size, load_weights=False)
     return build_method(config.method, encoder, [1.0, 1.0]).min_patches
 
 

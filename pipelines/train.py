@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from pipelines.run_folder import (
 from pipelines.scales import cut_at, require_scale, too_little_tissue
 from pipelines.sentences import say
 from pipelines.tile_settings import TILE_FILE
+from pipelines.weights_of_run import weight_rows
 from wsi_hr.bags.bag_set import BagSet, stored_slides
 from wsi_hr.bags.patch_labels import PatchLabels
 from wsi_hr.cohort.distinct_patients import (
@@ -40,16 +41,22 @@ from wsi_hr.cohort.labels import Labels, load_labels
 from wsi_hr.cohort.same_content import check_same_content
 from wsi_hr.cohort.splits import make_splits
 from wsi_hr.config import Config, TileConfig
-from wsi_hr.errors import ConfigError, StoreError, WsiHrError
+from wsi_hr.errors import CheckpointError, ConfigError, StoreError, WsiHrError
 from wsi_hr.machine import num_usable_cores
 from wsi_hr.method_config import encoder_px, low_mpp
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import Method
-from wsi_hr.models.encoder import build_encoder
+from wsi_hr.models.encoder import Encoder, build_encoder
+from wsi_hr.models.provenance import Origin
+from wsi_hr.models.published_nets import NamedEncoder, resolve_encoder
 from wsi_hr.remote import Place
 from wsi_hr.runtime import seed_for
+from wsi_hr.training.checkpoint import checkpoint_meta
 from wsi_hr.training.loop import BEST, LAST, TrainingSet, best_epoch, evaluate, fit
 from wsi_hr.training.run import load_run, pick_device, require_same_tiling, run_facts
+
+ENCODER = "encoder"
+"""What a checkpoint and a record say of the encoder's origin under."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,10 @@ def train_stage(
     splits = split_rows(rows, split_of)
     say(console, describe(splits))
     device = pick_device(config.train.device)
+    named = resolve_encoder(config.encoder)
+    config = config.model_copy(update={"encoder": named.config})
+    say(console, *([named.said] if named.said else []))
+    weights = weight_rows(config, run_dir, resumes=(run_dir / LAST).exists())
     second = low_mpp(config.method)
     labelled = [row["slide_id"] for row in splits]
     bags = BagSet(store, mpp=mpp, low_mpp=second)
@@ -166,11 +177,11 @@ def train_stage(
         bags = BagSet(store, mpp=tile.mpp)
         drawn = annotations_of(annotations, splits, bags, config.dense, console, key)
         config = config.model_copy(update={"dense": drawn.dense})
-    inputs = Inputs(splits, stores, drawn.rows() if drawn else ())
+    inputs = Inputs(splits, stores, drawn.rows() if drawn else (), weights)
     if key is not None:
         key.save()  # before any id that it made is written
     with run_lock(run_dir):
-        return _train(table, inputs, drawn, store, run_dir, config, device, names, console)
+        return _train(table, inputs, drawn, store, run_dir, config, named, device, names, console)
 
 
 def _train(
@@ -180,6 +191,7 @@ def _train(
     store: Place,
     run_dir: Path,
     config: Config,
+    named: NamedEncoder,
     device: torch.device,
     names: str,
     console: Console | None,
@@ -197,6 +209,8 @@ def _train(
     say(console, *(f"warning: {text}" for text in check_same_content(table.rows, side_of, digests)))
     torch.set_num_threads(config.train.threads or num_usable_cores())
     method = _build(config, classes, [label_of[s] for s in slides["train"]], run_dir).to(device)
+    origin = _origin(method.encoder, named, run_dir)
+    say(console, *origin.in_words())
     # only now: settings that cannot be built do not bind the folder
     claim(run_dir, config, inputs)
     bags = BagSet(
@@ -226,6 +240,8 @@ def _train(
             on_slides((int(row["epoch"]) + 1) * len(slides["train"]) - num_done)
 
         facts = run_facts(config, classes)
+        if origin.facts():
+            facts[ENCODER] = origin.facts()
         history = fit(method, data, config, run_dir, facts, on_epoch=on_epoch, on_slides=on_slides)
     best = history[best_epoch(history)]
     # the held-out slides are looked at once, here, after the best epoch is chosen
@@ -236,6 +252,7 @@ def _train(
         names=names,
         device=_device_name(device),
         threads=torch.get_num_threads(),
+        encoder=origin.facts(),
         chunk=method.encoder.chunk,
         jpeg_decoder=method.encoder.jpeg_decoder,
         classes=list(classes),
@@ -259,6 +276,26 @@ def _build(config: Config, classes: tuple[str, ...], labels: list[int], run_dir:
         counts = Counter(labels)
         weights = [len(labels) / (len(classes) * counts[c]) for c in range(len(classes))]
     return build_method(config.method, encoder, weights, config.dense)
+
+
+def _origin(encoder: Encoder, named: NamedEncoder, run_dir: Path) -> Origin:
+    """Where the encoder is from; of a run that goes on, what it wrote of that at its beginning.
+
+    Raises:
+        CheckpointError: the last checkpoint's header is damaged.
+    """
+    if (run_dir / LAST).exists():
+        try:
+            return Origin.from_facts(checkpoint_meta(run_dir / LAST).get(ENCODER, {}))
+        except (KeyError, TypeError, AttributeError) as cause:
+            raise CheckpointError(
+                f"{run_dir / LAST}: its header is damaged; restore it or train again"
+            ) from cause
+    origin = encoder.origin
+    if origin.normalisation is None or named.normalisation_from is None:
+        return origin
+    told = origin.normalisation._replace(source=named.normalisation_from)
+    return replace(origin, normalisation=told)
 
 
 def _looked_over(

@@ -84,8 +84,17 @@ class RefusedSettings:
         for section, field in self.config.model_fields.items():
             for model in self.tables.get(section, {section: field.annotation}).values():
                 if isinstance(model, type) and issubclass(model, BaseModel):
-                    keys += [f"{section}.{name}" for name in model.model_fields]
+                    keys += [f"{section}.{name}" for name in _names_in(model)]
         return keys
+
+
+def _names_in(model: type[BaseModel]) -> Iterator[str]:
+    """Settings of a section, and dotted those of a section in it."""
+    for name, field in model.model_fields.items():
+        yield name
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from (f"{name}.{one}" for one in _names_in(inner))
 
 
 def shortened(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -74,6 +75,32 @@ class Origin:
     normalisation: Normalisation | None = None
     weights: LoadedWeights | None = None
 
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Origin:
+        """What :meth:`facts` were made of; what they do not tell is not known.
+
+        Raises:
+            KeyError, TypeError: they are of another form.
+        """
+        normalisation, weights = None, None
+        if "mean" in facts:
+            normalisation = Normalisation(
+                tuple(facts["mean"]),
+                tuple(facts["std"]),
+                facts["normalisation_from"],
+                facts["normalisation_is_a_guess"],
+            )
+        if "weights" in facts:
+            told = facts["weights"]
+            identity = FileIdentity(told["file"], told["bytes"], told["sha256"])
+            lists = {name: tuple(told[name]) for name in ("said", "left_out", "defaulted")}
+            weights = LoadedWeights(identity, told["form"], **lists)
+        return cls(normalisation, weights)
+
+    def in_words(self) -> list[str]:
+        """What is known, a line each."""
+        return [one.in_words() for one in (self.weights, self.normalisation) if one is not None]
+
     def facts(self) -> dict[str, Any]:
         """As plain values, for records."""
         facts: dict[str, Any] = {}
@@ -82,6 +109,7 @@ class Origin:
                 "mean": list(self.normalisation.mean),
                 "std": list(self.normalisation.std),
                 "normalisation_from": self.normalisation.source,
+                "normalisation_is_a_guess": self.normalisation.is_guess,
             }
         if self.weights is not None:
             told = asdict(self.weights)
