@@ -59,7 +59,7 @@ def test_a_folder_is_the_network_that_timm_makes_of_it(published, weights) -> No
         assert torch.equal(encoder.net(x), twin(x))
     assert encoder.origin.normalisation is not None
     assert encoder.origin.normalisation.mean == (0.7, 0.6, 0.5)
-    assert found.normalisation_from == f"config.json of {name}"
+    assert found.normalisation_from == f"mean and std by config.json of {name}"
 
 
 def test_what_the_user_sets_goes_first(published, tmp_path) -> None:
@@ -70,6 +70,9 @@ def test_what_the_user_sets_goes_first(published, tmp_path) -> None:
     assert "without its weights" in (found.said or "")
     assert found.config.args.given.items() >= {**ARGS, "reg_tokens": 1}.items()
     assert (found.config.mean, found.normalisation_from) == ((0.1,) * 3, None)
+    half = resolve_encoder(config(name, weights="none", mean=(0.1,) * 3))
+    assert (half.config.mean, half.config.std) == ((0.1,) * 3, (0.3, 0.2, 0.1))
+    assert half.normalisation_from == f"std by config.json of {name}"
     assert resolve_encoder(config(name, weights="mine.pt")).config.weights == "mine.pt"
     builtin = config("test_vit")
     assert resolve_encoder(builtin) == (builtin, None, None)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from wsi_hr.encoder_args import EncoderArgs, choices_of
 from wsi_hr.errors import ConfigError
 from wsi_hr.method_config import EncoderConfig
 from wsi_hr.models.encoder import Encoder, build_encoder
-from wsi_hr.models.weight_fit import HARMLESS
+from wsi_hr.models.thumbnail_vit import build_thumbnail_vit
+from wsi_hr.models.timm_nets import _ENCODER, _Plan
+from wsi_hr.models.weight_fit import HARMLESS, TimmsOwn, fit
+from wsi_hr.models.weights_file import identify
 
 from .weights_files import CASES, LOADED, REFUSED, TABLE, WeightsCase
 
@@ -89,3 +94,65 @@ def test_the_docs_have_the_table_and_the_lists() -> None:
         for name, field in EncoderArgs.model_fields.items()
     ]
     assert "\n".join(rows) in text
+
+
+@pytest.mark.parametrize(
+    ("extra", "harmless"),
+    [
+        ("fc.0.weight", True),
+        ("dino_head.mlp.0.weight", True),
+        ("head.last_layer.weight", True),
+        ("bn1.num_batches_tracked_too", False),
+        ("fc_norm.weight", False),
+        ("header.weight", False),
+        ("rope.periods", False),
+        ("layer1.0.adapter.bias", False),
+    ],
+)
+def test_only_listed_tensors_may_be_left_over(extra: str, harmless: bool) -> None:
+    net = timm.create_model("test_resnet", num_classes=0)
+    found = fit({**net.state_dict(), extra: torch.ones(3)}, net, TimmsOwn())
+    assert found.exact == harmless
+    assert (found.left_out, found.surplus) == (((extra,), ()) if harmless else ((), (extra,)))
+
+
+def test_a_bias_is_left_over_only_if_it_is_zero() -> None:
+    """DINOv3 has biases of zeros, which timm's network has not; others would be missed."""
+    name = "vit_small_patch16_dinov3"
+    options = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+    net = timm.create_model(name, num_classes=0, **options)
+    tensors = dict(net.state_dict())
+    tensors["storage_tokens"] = tensors.pop("reg_token")
+    for number in (1, 2):
+        tensors[f"blocks.0.ls{number}.gamma"] = tensors.pop(f"blocks.0.gamma_{number}")
+    tensors["rope_embed.periods"] = torch.ones(4)
+    own = _Plan(name, _ENCODER, EncoderArgs.model_validate(options), {}).timms_own()
+    for bias, exact in ((torch.zeros(96), True), (torch.ones(96), False)):
+        found = fit({**tensors, "blocks.0.attn.qkv.bias": bias}, net, own)
+        assert found.exact == exact
+        assert ("blocks.0.attn.qkv.bias" in found.surplus) != exact
+
+
+def test_a_vit_of_a_sampler_is_held_to_its_file_too(tmp_path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(timm.create_model("test_vit", init_values=1e-5).state_dict(), path)
+    with pytest.raises(ConfigError, match=r"^sampler\.vit_weights .*ls1\.gamma"):
+        build_thumbnail_vit("test_vit", str(path))
+
+
+def test_a_file_is_hashed_once_and_again_when_it_has_changed(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "w.pt"
+    LOADED[0].write(path)
+    hashed: list[int] = []
+    real = hashlib.sha256
+    monkeypatch.setattr(
+        "wsi_hr.models.weights_file.hashlib.sha256", lambda: hashed.append(1) or real()
+    )
+    first = identify(path, "encoder.weights")
+    assert encoder_of(LOADED[0], path).origin.weights.identity == first  # pyright: ignore
+    assert len(hashed) == 1
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert identify(path, "encoder.weights") != first
+    assert first.sha256 != real(content).hexdigest()

@@ -207,6 +207,12 @@ def cut(content: bytes) -> bytes:
     return content[: len(content) * 2 // 3]
 
 
+def flipped(content: bytes) -> bytes:
+    turned = bytearray(content)
+    turned[len(turned) // 2] ^= 1
+    return bytes(turned)
+
+
 def saved(content: Any) -> bytes:
     held = io.BytesIO()
     torch.save(content, held)
@@ -470,6 +476,11 @@ REFUSED = [
         "what `torch.save` wrote, cut short",
         "refused: says so",
         to_bytes(lambda: cut(saved(resnet()))), said="is cut short or damaged",
+    ),
+    WeightsCase(
+        "what `torch.save` wrote, with one bit turned over",
+        "refused: says so, though torch would load it",
+        to_bytes(lambda: flipped(saved(resnet()))), said="does not match its checksum",
     ),
     WeightsCase("an empty file", "refused: says so", to_bytes(lambda: b""), said="is empty"),
 ]  # fmt: skip

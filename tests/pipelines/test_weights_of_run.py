@@ -149,9 +149,38 @@ def test_a_run_of_a_published_folder_needs_it_no_more(cli, train, store, tmp_pat
     told = " ".join(ended.out.split())
     assert "is test_resnet" in told
     assert "mean [0.7, 0.6, 0.5]" in told
-    assert "(config.json of local-dir:" in told
+    assert "(mean and std by config.json of local-dir:" in told
     checkpoint = load_checkpoint(tmp_path / "run" / BEST)
     assert checkpoint.meta["config"]["encoder"]["name"] == "test_resnet"
     assert checkpoint.meta["config"]["encoder"]["mean"] == [0.7, 0.6, 0.5]
     shutil.rmtree(folder)
     assert cli("predict", tmp_path / "run", store, "-o", tmp_path / "out").code == 0
+
+
+def test_a_network_built_by_arguments_is_built_again_by_its_checkpoint(cli, train, store, tmp_path):
+    """LayerScale and registers: trained, gone on with, and used without the file."""
+    path = tmp_path / "vit.pt"
+    torch.manual_seed(5)
+    built = timm.create_model("test_vit", init_values=1e-5, reg_tokens=2)
+    torch.save(built.state_dict(), path)
+    vit = ("--set", "encoder.name=test_vit", "--set", f"encoder.weights={path}")
+    ended = train(*vit, "--set", "encoder.args.init_values=1e-5")
+    assert ended.code == 2
+    assert "would fit with --set 'encoder.args={reg_tokens: 2}'" in " ".join(ended.err.split())
+    vit += ("--set", "encoder.args={init_values: 1e-5}", "--set", "encoder.args.reg_tokens=2")
+    assert train(*vit).code == 0
+    path.unlink()
+    assert train(*vit).code == 0
+    assert cli("predict", tmp_path / "run", store, "-o", tmp_path / "out").code == 0
+    ended = train(*vit, "--set", "encoder.args.reg_tokens=3")
+    assert ended.code == 2
+    assert "encoder.args.reg_tokens: 2 there, 3 now" in ended.err
+
+
+def test_a_run_that_did_not_write_its_weights_down_goes_on(train, weights, tmp_path):
+    """As one of an earlier wsi-hr: what it began with is not known, and not said."""
+    given = ("--set", f"encoder.weights={weights}")
+    assert train(*given).code == 0
+    (tmp_path / "run" / WEIGHTS).unlink()
+    assert train(*given).code == 0
+    assert not (tmp_path / "run" / WEIGHTS).exists()

@@ -67,10 +67,9 @@ def resolve_encoder(config: EncoderConfig, *, weights: bool = True) -> NamedEnco
     name, args, cfg = _described(described, where)
     args = _args({**args, **config.args.given}, where)
     changes: dict[str, Any] = {"name": name, "args": args}
-    normalisation_from = None
-    if config.mean is None and config.std is None and {"mean", "std"} <= cfg.keys():
-        changes |= {kind: _three(cfg[kind], f"{where}: {kind}") for kind in ("mean", "std")}
-        normalisation_from = f"{_CONFIG} of {config.name}"
+    theirs = [kind for kind in ("mean", "std") if getattr(config, kind) is None and kind in cfg]
+    changes |= {kind: _three(cfg[kind], f"{where}: {kind}") for kind in theirs}
+    normalisation_from = f"{' and '.join(theirs)} by {_CONFIG} of {config.name}" if theirs else None
     wanted = config.weights == "pretrained" or "weights" not in config.model_fields_set
     if wanted:
         changes["weights"] = str(at.weights(where)) if weights else "none"

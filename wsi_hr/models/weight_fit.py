@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,12 +17,13 @@ HARMLESS: dict[str, str] = {
     "classifier": "`head`, `head.fc`, `fc`, `classifier`, `last_linear` and `head_dist`, with "
     "`weight` and `bias`, and whatever timm's network has with a classifier and not without",
     "projection head": "names that begin with `head.mlp`, `head.last_layer`, `dino_head`, "
-    "`ibot_head`, `projection_head`, `proj_head`, `projector`, `predictor` or `prototypes`",
+    "`ibot_head`, `projection_head`, `proj_head`, `projector`, `predictor` or `prototypes`, or "
+    "with a number behind `head`, `fc` or `classifier`, as of an MLP's layers",
     "mask token": "`mask_token`",
     "counters": "names that end in `num_batches_tracked`; where the file has none they are 0",
     "what timm computes itself": "names that end in `relative_position_index`, "
-    "`relative_coords_table`, `attn_mask`, `attention_bias_idxs` or `bias_mask`, and those of a "
-    "`rope` but its `freqs`",
+    "`relative_coords_table`, `attn_mask`, `attention_bias_idxs` or `bias_mask`, and in a "
+    "network with rotary codes those of a `rope` but its `freqs`",
     "a bias of zeros": "a `bias` that is 0 throughout, where the network has none",
 }
 """Tensors of a file that may have no place in a network: what they are, and their names."""
@@ -31,6 +33,7 @@ _PROJECTIONS = (
     *("head.mlp.", "head.last_layer.", "dino_head.", "ibot_head.", "projection_head."),
     *("proj_head.", "projector.", "predictor.", "prototypes."),
 )
+_MLP_HEAD = re.compile(r"(head|fc|classifier)\.\d+\.")
 _COMPUTED = (
     *("relative_position_index", "relative_coords_table", "attn_mask", "attention_bias_idxs"),
     "bias_mask",
@@ -97,11 +100,14 @@ def fit(tensors: dict[str, Tensor], net: nn.Module, timms: TimmsOwn) -> Fit:
     own = net.state_dict()
     found = converted(tensors, net, timms.convert)
     there, kernels = found.tensors, resized_kernels(tensors, found.tensors)
+    turns = any("rope" in name for name, _ in net.named_modules())
     beyond = [*(name for name in there if name not in own), *found.dropped]
     harmless = {
         name
         for name in beyond
-        if name in timms.names or _is_harmless(name, tensors.get(name, there.get(name)))
+        if name in timms.names
+        or (turns and _is_rotation(name))
+        or _is_harmless(name, tensors.get(name, there.get(name)))
     }
     absent = [name for name in own if name not in there]
     counters = [name for name in absent if name.endswith(_COUNTER)]
@@ -128,7 +134,7 @@ def _is_harmless(name: str, one: Tensor | None) -> bool:
         or name.startswith(_PROJECTIONS)
         or kind == "mask_token"
         or name.endswith((_COUNTER, *_COMPUTED))
-        or _is_rotation(name)
+        or _MLP_HEAD.match(name) is not None
         or (kind == "bias" and one is not None and not one.is_meta and not one.any())
     )
 
@@ -143,6 +149,8 @@ def no_numbers(tensors: Mapping[str, Tensor], net: nn.Module) -> str | None:
     """What is wrong with the values of tensors that fit, a clause; None: nothing."""
     own = net.state_dict()
     for name, one in tensors.items():
+        if one.layout != torch.strided:
+            return f"{name} is sparse; give the weights as they are, dense"
         if own[name].is_floating_point() and not one.is_floating_point():
             return (
                 f"{name} is of type {str(one.dtype).removeprefix('torch.')}, as quantised weights "

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -180,12 +181,14 @@ def _why_json(path: Path, size: int) -> str:
 def _why_zip(path: Path, size: int) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+            names, damaged = archive.namelist(), archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, EOFError):
         return (
             f"is cut short or damaged: {size} bytes, and the table at its end is not there; fetch "
             "it again"
         )
+    if damaged is not None:  # torch reads over it
+        return f"is damaged: {damaged} in it does not match its checksum; fetch the file again"
     inside = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):
         return f"is TorchScript, a program and not weights alone, and is not run; {_SUFFIX}"
@@ -241,12 +244,10 @@ def _loaded(path: Path, head: bytes, key: str) -> tuple[str, Any]:
 
 def _why_not_loaded(cause: Exception) -> str:
     """In our words: torch's advice to load the file as code, which is for nobody to follow."""
-    named = re.search(r"Unsupported (?:global: GLOBAL|class|type|operand)\s+([\w.]+)", str(cause))
-    found = named or re.search(r"GLOBAL ([\w.]+)|class ([\w.]+)", str(cause))
-    if found is not None:
-        what = next(group for group in found.groups() if group)
+    named = re.search(r"Unsupported (?:global: GLOBAL|class) ([A-Za-z_]\w*(?:\.\w+)+) ", str(cause))
+    if named is not None:
         return (
-            f"holds an object of Python ({what}), such as a whole network or its settings, and "
+            f"holds an object of Python ({named[1]}), such as a whole network or its settings, and "
             f"not tensors alone; to read it would be to run it, so it is not read; {_SUFFIX}"
         )
     return (
