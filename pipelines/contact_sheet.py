@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from wsi_hr import __version__
-from wsi_hr.errors import reading, writing
+from wsi_hr.errors import writing
 from wsi_hr.file_names import file_in
-from wsi_hr.listing import matching
+from wsi_hr.listing import matching, read_if_there
 from wsi_hr.remote import Place
 from wsi_hr.runtime import atomic_path
 from wsi_hr.tiling.mask_files import MASK_COLORS
@@ -110,11 +110,7 @@ def _content(picture: Place | None) -> bytes | None:
     Raises:
         ReadError: it is there and cannot be read just now: it is not to be left out.
     """
-    with reading(picture):
-        try:
-            return None if picture is None else picture.read_bytes()
-        except FileNotFoundError:
-            return None
+    return None if picture is None else read_if_there(picture)
 
 
 def _key(
@@ -130,9 +126,14 @@ def _key(
 
 
 def _key_of(path: Place) -> str | None:
-    """The key of the sheet that is there; None: there is none, or not one of ours."""
+    """The key of the sheet that is there; None: there is none, or not one of ours.
+
+    Raises:
+        ReadError: it cannot be read just now.
+    """
+    content = read_if_there(path)
     try:
-        with path.open("rb") as file, Image.open(file, formats=["PNG"]) as sheet:
+        with Image.open(io.BytesIO(content or b""), formats=["PNG"]) as sheet:
             return sheet.info.get(_CHUNK)
     except (OSError, SyntaxError, ValueError):
         return None

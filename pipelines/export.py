@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pipelines.hashed_names import names_key_of
 from pipelines.lock import run_lock
+from pipelines.nameless import without_folders
 from pipelines.progress import progress_bar
 from pipelines.record import RECORD, RunRecord
 from pipelines.scales import cut_at, require_scale, too_little_tissue
@@ -72,16 +73,19 @@ def export_stage(
         raise ConfigError(f"{out}: is what is read here; choose a folder of its own")
     require_scale(bags, slide_ids, mpp)
     record = RunRecord("export", ExportSettings(format=form, mpp=mpp))
+    names = names_key_of(bags.folder / TILE_FILE)
     rows: list[dict[str, str]] = []
     with run_lock(out, PATCHES_FOLDER, f"*/{PATCHES_FOLDER}"):
         try:
             with progress_bar(console, "exporting", len(slide_ids)) as advance:
                 for slide_id in slide_ids:
-                    rows.append(_export_one(bags, slide_id, out, form, mpp))
+                    row = _export_one(bags, slide_id, out, form, mpp)
+                    if names:
+                        row["reason"] = without_folders(row["reason"], bags.folder, out)
+                    rows.append(row)
                     advance(1, slide_id)
         finally:
             write_table(out / EXPORT_FILE, EXPORT_COLUMNS, rows)
-        names = names_key_of(bags.folder / TILE_FILE)
         record.write(out, names=names, states={row["slide_id"]: row["status"] for row in rows})
     return rows
 

@@ -7,6 +7,7 @@ kept. Its text chunk ``wsi-hr`` holds the probabilities, the SHA-256 of the othe
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from wsi_hr import __version__
+from wsi_hr.listing import read_if_there
 from wsi_hr.prediction.exports.tables import PredictionRow
 from wsi_hr.runtime import sha256_file
 from wsi_hr.store.manifest import MANIFEST_NAME
@@ -48,12 +50,21 @@ def seal(picture: Image.Image, row: PredictionRow, others: Sequence[Path], key: 
 def finished_row(
     slide_id: str, heatmap: Path, others: Sequence[Path], key: str, classes: Sequence[str]
 ) -> PredictionRow | None:
-    """The row of a slide whose files are there, whole, and made from the same; else None."""
+    """The row of a slide whose files are there, whole, and made from the same; else None.
+
+    Raises:
+        ReadError: one of them cannot be read just now.
+    """
+    drawn = read_if_there(heatmap)
+    beside = [content for content in map(read_if_there, others) if content is not None]
+    if drawn is None or len(beside) < len(others):
+        return None
     try:
-        with Image.open(heatmap, formats=["PNG"]) as picture:
+        with Image.open(io.BytesIO(drawn), formats=["PNG"]) as picture:
             facts = json.loads(picture.info[_CHUNK])
             picture.verify()
-        if facts["key"] != key or facts["others_sha256"] != list(map(sha256_file, others)):
+        digests = [hashlib.sha256(content).hexdigest() for content in beside]
+        if facts["key"] != key or facts["others_sha256"] != digests:
             return None
         probs = tuple(float(prob) for prob in facts["probs"])
         predicted = classes[max(range(len(probs)), key=probs.__getitem__)]

@@ -19,6 +19,7 @@ from wsi_hr.cohort.manifest import SlideRecord
 from wsi_hr.cohort.name_key import NameKey, is_hashed_id
 from wsi_hr.cohort.table import read_table
 from wsi_hr.errors import ConfigError, LabelError
+from wsi_hr.listing import read_if_there
 from wsi_hr.remote import Place, RemotePath
 
 NAMES = "names"
@@ -173,8 +174,11 @@ def names_key_of(settings: Place) -> str:
 
     Args:
         settings: its ``tile.json``.
+
+    Raises:
+        ReadError: it cannot be read just now.
     """
     try:
-        return str(json.loads(settings.read_text(encoding="utf-8")).get(NAMES, ""))
-    except (OSError, ValueError, AttributeError):
+        return str(json.loads(read_if_there(settings) or b"{}").get(NAMES, ""))
+    except (ValueError, AttributeError):
         return ""

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from wsi_hr.errors import StoreError, writing
+from wsi_hr.errors import StoreError, reading, writing
 from wsi_hr.listing import matching
 from wsi_hr.living import lives, this_process
 from wsi_hr.remote import Place, RemotePath
@@ -28,7 +28,10 @@ LOCK_FILE = ".run-lock"
 
 _URL = re.compile(r"[a-z][a-z0-9+.]+:/")  # as it looks after Path has made one slash of two
 _HELD = (errno.EAGAIN, errno.EACCES)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_FAILS = (  # of the disk or the machine: another folder is no way out
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT),
+)
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # no link is a lock of ours
 _TRIES = 100  # each is lost to a run that ends in the same moment
 
@@ -48,6 +51,7 @@ def run_lock(folder: Place, *inner: str) -> Iterator[None]:
     Raises:
         StoreError: another run holds the folder, or nobody could write there.
         WriteError: the disk is full or fails.
+        ReadError: who holds it cannot be read.
     """
     if isinstance(folder, RemotePath):
         with _remote_note(folder):
@@ -92,7 +96,7 @@ def _choose_another(folder: Path) -> Iterator[None]:
     except FileExistsError as cause:
         raise StoreError(f"{folder}: a file, not a folder; choose another output folder") from cause
     except OSError as cause:
-        if cause.errno in _FULL:
+        if cause.errno in _FAILS:
             raise
         raise StoreError(
             f"{folder}: cannot be written ({cause.strerror}); choose another output folder"
@@ -108,7 +112,7 @@ def _remote_note(folder: RemotePath) -> Iterator[None]:
     """
     path = folder / LOCK_FILE
     try:
-        with suppress(FileNotFoundError):
+        with reading(path), suppress(FileNotFoundError):
             logger.warning(
                 "%s: another run works there (%s), or was killed; two at the same time disturb "
                 "each other, and nothing here can tell",
@@ -173,7 +177,9 @@ def _lock(folder: Path, handle: int) -> None:
     Raises:
         StoreError: another run works there.
     """
-    holder, _, process = os.pread(handle, 300, 0).decode("utf-8", "replace").partition("\n")
+    with reading(folder / LOCK_FILE):
+        said = os.pread(handle, 300, 0)
+    holder, _, process = said.decode("utf-8", "replace").partition("\n")
     refused = StoreError(
         f"{folder}: another run works here ({holder or 'just started'}); wait for it, stop it, or "
         "choose another output folder"

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from wsi_hr.cohort.manifest import SlideRecord
 from wsi_hr.errors import SlideError
+from wsi_hr.remote import Place
 from wsi_hr.slides.open import slide_id_of
 from wsi_hr.slides.source import Source
 
@@ -29,6 +30,13 @@ def without_names(text: str, record: SlideRecord) -> str:
     for folder in {*record.path.parent.parts, *record.path.absolute().parent.parts} - {os.sep}:
         text = re.sub(rf"(?<![^\W_]){re.escape(folder)}/", f"{WITHHELD}/", text)
     return _ABSOLUTE.sub(lambda found: _last_if_hashed(found[0], record.slide_id), text)
+
+
+def without_folders(text: str, *folders: Place) -> str:
+    """A sentence about stores of hashed ids that does not say in which of ``folders`` they are."""
+    for folder in sorted({str(folder) for folder in folders}, key=len, reverse=True):
+        text = text.replace(f"{folder}/", "").replace(folder, "the folder given")
+    return text
 
 
 def _last_if_hashed(path: str, slide_id: str) -> str:

@@ -24,8 +24,17 @@ from pipelines.sentences import say
 from pipelines.unfinished import why_unfinished
 from wsi_hr.bags.bag_set import BagSet
 from wsi_hr.cohort.same_text import same_text
-from wsi_hr.errors import ConfigError, LabelError, TrainingError, WriteError, WsiHrError
+from wsi_hr.errors import (
+    ConfigError,
+    LabelError,
+    ReadError,
+    StoreReadError,
+    TrainingError,
+    WriteError,
+    WsiHrError,
+)
 from wsi_hr.file_names import file_in, name_problem, own_folder, require_own
+from wsi_hr.listing import is_there
 from wsi_hr.machine import num_usable_cores
 from wsi_hr.prediction.class_map import draw_class_map
 from wsi_hr.prediction.exports.tables import (
@@ -109,7 +118,7 @@ def predict_stage(
     if out.resolve() in {path.resolve() for path in (run_dir, *inputs)}:
         raise ConfigError(f"-o {out}: is what is read here; choose a folder of its own")
     run = load_run(run_dir, device=device)
-    if split is not None or (run_dir / SPLITS).is_file():
+    if split is not None or is_there(run_dir / SPLITS):
         read_splits(run_dir)  # a damaged table is told before anything is written
     torch.set_num_threads(run.config.train.threads or num_usable_cores())
     record = RunRecord("predict", run.config)
@@ -132,7 +141,7 @@ def predict_stage(
         if source.names:
             refuse_named(out / PREDICTIONS)
         slides = None
-        if split is not None or (run_dir / SPLITS).is_file():
+        if split is not None or is_there(run_dir / SPLITS):
             slides = find_run_slides(run_dir, source, console)
             if split is not None:
                 source = slides.part_of(source, split, console)
@@ -198,7 +207,9 @@ def _row_of(
     """How one slide ends; whatever goes wrong with it does not end the others."""
     try:
         return _predict_slide(run, bags, slide_id, out, max_px, on_prediction)
-    except (WriteError, OSError):
+    except StoreReadError as error:  # what was predicted of it earlier may still be true
+        return PredictionRow(slide_id, "failed", str(error))
+    except (WriteError, ReadError, OSError):
         raise  # the output's disk, not the slide: stores report their own as StoreError
     except WsiHrError as error:
         reason = str(error)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipelines.hashed_names import names_key_of
+from pipelines.nameless import without_folders
 from pipelines.tile import STATUS_FILE, tile_stage
 from pipelines.tile_settings import TILE_FILE
 from wsi_hr.bags.bag_set import BagSet, stored_slides
@@ -17,6 +18,7 @@ from wsi_hr.cohort.table import read_table
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError, FileNameError, LabelError, StoreError
 from wsi_hr.file_names import name_problem, require_own
+from wsi_hr.listing import is_there
 from wsi_hr.prediction.exports.tables import PredictionRow
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.store.patch_store import STORE_SUFFIX
@@ -43,9 +45,7 @@ class PatchesFrom:
         """A row that, where names are hashed, does not say in which folder the stores are."""
         if not self.names:
             return row
-        folder = str(self.bags.folder)
-        reason = row.reason.replace(f"{folder}/", "").replace(folder, "the folder of stores")
-        return replace(row, reason=reason)
+        return replace(row, reason=without_folders(row.reason, self.bags.folder))
 
 
 def find_patches(
@@ -144,7 +144,7 @@ def _whole_store(folder: Place, mpp: float) -> PatchesFrom:
     """All slides of a store, those of its status table that have no patches included."""
     ids = tuple(stored_slides(folder))
     table = folder / STATUS_FILE
-    status = {row["slide_id"]: row for row in read_table(table).rows} if table.is_file() else {}
+    status = {row["slide_id"]: row for row in read_table(table).rows} if is_there(table) else {}
     problems = {slide_id: name_problem(slide_id, STORE_SUFFIX) for slide_id in status}
     if problems and all(problems.values()):
         slide_id, problem = next(iter(problems.items()))
@@ -171,7 +171,7 @@ def _is_store(path: Place) -> bool:
     """Whether ``path`` is a store folder, or a single slide's store in one."""
     if not path.is_dir():
         return False
-    if path.suffix == STORE_SUFFIX or (path / STATUS_FILE).is_file():
+    if path.suffix == STORE_SUFFIX or is_there(path / STATUS_FILE):
         return True
     return any(child.suffix == STORE_SUFFIX for child in path.iterdir())
 

@@ -62,10 +62,14 @@ def _row(status: Mapping[str, str], mask: str, qc: QcSummary | None) -> dict[str
 
 
 def _read(path: Place) -> list[dict[str, str]]:
-    """The rows an earlier run left; none where there is no usable table."""
+    """The rows an earlier run left; none where there is no usable table.
+
+    Raises:
+        ReadError: it cannot be read just now, and would be lost.
+    """
     try:
         table = read_table(path)
-    except (LabelError, OSError):
+    except LabelError:
         return []
     if not set(QC_COLUMNS) <= set(table.columns):
         return []

@@ -26,7 +26,7 @@ from pipelines.remote_stores import (
 from wsi_hr.errors import StoreError, WriteError, WsiHrError, writing
 from wsi_hr.file_names import beside, file_below, file_in, require_own
 from wsi_hr.geometry import BoolArray
-from wsi_hr.listing import matching
+from wsi_hr.listing import is_there, matching
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import fsync_dir
 from wsi_hr.scratch import scratch_folder
@@ -67,7 +67,7 @@ def set_aside(path: Place) -> None:
         StoreError: something else than a store is there.
         WriteError: it cannot be moved.
     """
-    if not path.exists() and (isinstance(path, RemotePath) or not path.is_symlink()):
+    if not is_there(path) and (isinstance(path, RemotePath) or not path.is_symlink()):
         return
     if not is_ours(path):
         if isinstance(path, Path) and _is_empty_folder(path):
@@ -269,7 +269,7 @@ def _remove(path: Place) -> None:
         remove_store(path)
     elif path.is_symlink():
         path.unlink()  # what it leads to is not ours to remove
-    elif path.exists():
+    elif is_there(path):
         doomed = _attempt_beside(path)
         path.rename(doomed)
         shutil.rmtree(doomed)

@@ -14,6 +14,7 @@ from wsi_hr.cohort.same_text import same_text
 from wsi_hr.cohort.table import read_table, write_table
 from wsi_hr.config import Config, dump_config, load_recipe
 from wsi_hr.errors import ConfigError, LabelError
+from wsi_hr.listing import is_there
 from wsi_hr.method_config import EncoderConfig
 from wsi_hr.runtime import write_text_atomic
 from wsi_hr.training.loop import BEST, LAST
@@ -80,14 +81,14 @@ def refuse_other_run(run_dir: Path, config: Config, inputs: Inputs) -> None:
         ConfigError: naming what differs, with both values.
         LabelError: one of the folder's tables is damaged.
     """
-    if not (run_dir / LAST).exists():
-        if (run_dir / BEST).exists():
+    if not is_there(run_dir / LAST):
+        if is_there(run_dir / BEST):
             raise ConfigError(
                 f"{run_dir}: holds {BEST} but no {LAST}, so it cannot be resumed and is not "
                 "overwritten; restore the file, or give another -o"
             )
         return
-    if not (run_dir / CONFIG).is_file():
+    if not is_there(run_dir / CONFIG):
         raise ConfigError(
             f"{run_dir}: holds checkpoints but no {CONFIG}; restore the file, or give another -o"
         )
@@ -99,7 +100,7 @@ def refuse_other_run(run_dir: Path, config: Config, inputs: Inputs) -> None:
         )
     changes = _changes(read_splits(run_dir), inputs.splits, SPLIT_COLUMNS)
     _refuse_changes(run_dir / SPLITS, "slides, labels or splits", changes)
-    if (run_dir / STORES).exists():  # an earlier wsi-hr wrote none
+    if is_there(run_dir / STORES):  # an earlier wsi-hr wrote none
         before = read_stores(run_dir)
         changes = _changes(before, inputs.stores, list(before[0]) if before else [])
         _refuse_changes(run_dir / STORES, "patches, before the slides were tiled again", changes)
@@ -167,7 +168,7 @@ def read_stores(run_dir: Path) -> list[dict[str, str]]:
         LabelError: the file is not such a table.
     """
     path = run_dir / STORES
-    if not path.exists():
+    if not is_there(path):
         return []
     there = [column for column in DIGEST_COLUMNS if column in read_table(path).columns]
     return _rows_of(path, ("slide_id", "patches", "sha256", *there))

@@ -19,7 +19,7 @@ from pipelines.run_folder import (
 )
 from pipelines.sentences import say
 from wsi_hr.cohort.label_report import listed
-from wsi_hr.errors import ConfigError, FileNameError, StoreError
+from wsi_hr.errors import ConfigError, FileNameError, StoreError, StoreReadError
 from wsi_hr.prediction.exports.tables import PredictionRow
 from wsi_hr.store.digests import read_digests
 
@@ -130,6 +130,8 @@ def _names_in_run(
         return [slide_id]
     try:
         digests = read_digests(source.bags.path(slide_id))
+    except StoreReadError:
+        raise  # it may be a slide of the test side, under another name
     except (StoreError, FileNameError):
         return [slide_id]  # its row will say what is wrong with it
     return next((names_of[digest] for digest in digests if digest in names_of), [])

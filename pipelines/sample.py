@@ -11,6 +11,7 @@ from rich.console import Console
 from pipelines.contact_sheet import Entry, write_sheets
 from pipelines.hashed_names import names_key_of
 from pipelines.lock import run_lock
+from pipelines.nameless import without_folders
 from pipelines.progress import progress_bar
 from pipelines.record import RunRecord
 from pipelines.scales import cut_at, require_scale, too_little_tissue
@@ -82,6 +83,7 @@ def sample_stage(
     record = RunRecord("sample", config)
     bags = BagSet(store, mpp=mpp)
     require_scale(bags, slide_ids, mpp)
+    names = names_key_of(store / TILE_FILE)
     rows: list[dict[str, str]] = []
     with run_lock(out, PATCHES, PICTURES):
         sampling = Sampling(config.sampler, config.seed, pick_device(config.train.device), out)
@@ -91,7 +93,10 @@ def sample_stage(
         try:
             with progress_bar(console, "sampling", len(slide_ids)) as advance:
                 for slide_id in slide_ids:
-                    rows.append(_sample_one(bags, slide_id, mpp, sampling, epoch, at_least, out))
+                    row = _sample_one(bags, slide_id, mpp, sampling, epoch, at_least, out)
+                    if names:
+                        row["reason"] = without_folders(row["reason"], store, out)
+                    rows.append(row)
                     advance(1, slide_id)
         finally:
             sampling.forget()
@@ -99,7 +104,7 @@ def sample_stage(
         legend = {"kept": KEPT_COLOUR, "dropped: pale": (225, 225, 225)}
         write_sheets(out, [_entry(out, row) for row in rows], legend)
         states = {row["slide_id"]: row["status"] for row in rows}
-        record.write(out, names=names_key_of(store / TILE_FILE), epoch=epoch, states=states)
+        record.write(out, names=names, epoch=epoch, states=states)
     return rows
 
 

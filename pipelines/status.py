@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pipelines.nameless import without_names
 from wsi_hr.cohort.manifest import SlideRecord
 from wsi_hr.cohort.table import read_table, write_table
-from wsi_hr.errors import LabelError
+from wsi_hr.errors import LabelError, StoreReadError
 from wsi_hr.file_names import file_in, name_problem
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.store.patch_store import STORE_SUFFIX, is_complete
@@ -140,15 +140,22 @@ def plain_rows(path: Place, rows: Iterable[dict[str, str]]) -> list[dict[str, st
 
 
 def has_store(folder: Place, slide_id: str) -> bool:
-    """Whether the finished store of a slide is in ``folder``."""
-    return is_complete(file_in(folder, slide_id, STORE_SUFFIX, of="slide id"))
+    """Whether the finished store of a slide is in ``folder``; one that cannot be read is there."""
+    try:
+        return is_complete(file_in(folder, slide_id, STORE_SUFFIX, of="slide id"))
+    except StoreReadError:
+        return True
 
 
 def _read(path: Place) -> dict[str, dict[str, str]]:
-    """The rows an earlier run left, by slide; none where there is no usable table."""
+    """The rows an earlier run left, by slide; none where there is no usable table.
+
+    Raises:
+        ReadError: it cannot be read just now, and would be lost.
+    """
     try:
         table = read_table(path)
-    except (LabelError, OSError):
+    except LabelError:
         return {}
     if not set(STATUS_COLUMNS) <= set(table.columns):
         return {}

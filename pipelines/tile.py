@@ -35,10 +35,19 @@ from pipelines.tile_spans import run_spans
 from wsi_hr.cohort.manifest import SlideRecord, find_slides
 from wsi_hr.cohort.name_key import NameKey
 from wsi_hr.config import TileConfig
-from wsi_hr.errors import ConfigError, CoordsError, FileNameError, SlideError, StoreError
+from wsi_hr.errors import (
+    ConfigError,
+    CoordsError,
+    FileNameError,
+    SlideError,
+    StoreError,
+    StoreReadError,
+    reading,
+)
 from wsi_hr.exchange.coords_h5 import find_coords
 from wsi_hr.file_names import file_in
 from wsi_hr.geometry import QcSummary
+from wsi_hr.listing import is_there
 from wsi_hr.machine import num_usable_cores, usable_memory
 from wsi_hr.remote import Place
 from wsi_hr.runtime import sha256_file
@@ -299,7 +308,7 @@ def _finished_store(job: TileJob) -> PatchStore | None:
     found = _current_store(path, job)
     if found is not None:
         drop_outdated(path)
-    elif (is_ours(path) or not path.exists()) and _current_store(kept, job) is not None:
+    elif (is_ours(path) or not is_there(path)) and _current_store(kept, job) is not None:
         bring_back(path)
         found = _current_store(path, job)
     return found
@@ -315,6 +324,9 @@ def _current_store(path: Place, job: TileJob) -> PatchStore | None:
     """The store at ``path``, if it is sound and says what the slide of ``job`` says now.
 
     The slide is compared by size and by its first and last 64 KiB, not read through.
+
+    Raises:
+        ReadError: the store, or a file given for its slide, cannot be read just now.
     """
     try:
         found = PatchStore.open(path)
@@ -325,17 +337,27 @@ def _current_store(path: Place, job: TileJob) -> PatchStore | None:
             and info.source_edges_sha256 == source.edges_sha256()
             and not differing(info.asked.model_dump(mode="json"), job.config)
             and _mpp_stands(found, job)
-            and info.coords_sha256 == (sha256_file(job.coords) if job.coords else "")
-            and info.mask_sha256 == (sha256_file(job.mask_path) if job.mask_path else "")
+            and info.coords_sha256 == _digest_of(job.coords)
+            and info.mask_sha256 == _digest_of(job.mask_path)
             and info.source_path in ("", str(job.record.path.absolute()))
             and all(
                 (~scale.valid).sum() <= job.config.max_unreadable * len(scale)
                 for scale in _scales(found)
             )
         )
-    except (StoreError, SlideError, OSError):
+    except StoreReadError:
+        raise
+    except (StoreError, SlideError):
         return None
     return found if same else None
+
+
+def _digest_of(given: Path | None) -> str:
+    """SHA-256 of a file that the user gives for a slide; "": none."""
+    if given is None:
+        return ""
+    with reading(given):
+        return sha256_file(given)
 
 
 def _mpp_stands(found: PatchStore, job: TileJob) -> bool:

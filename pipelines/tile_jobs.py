@@ -20,6 +20,7 @@ from wsi_hr.cohort.manifest import SlideRecord
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import WsiHrError
 from wsi_hr.geometry import QcSummary
+from wsi_hr.listing import is_there
 from wsi_hr.remote import Place
 from wsi_hr.slides.isolate import run_isolated
 from wsi_hr.slides.source import Source
@@ -123,7 +124,7 @@ def _give_room(job: TileJob) -> None:
         SlideError: the slide cannot be read just now (a share is away): it takes no store with it.
         StoreError: something else than a store is there, or it cannot be moved.
     """
-    if job.store_path.exists():
+    if is_there(job.store_path):
         Source.of(job.record.path).edges_sha256()
     set_aside(job.store_path)
 

@@ -10,7 +10,7 @@ from pipelines.hashed_names import NAMES, require_same_names
 from wsi_hr.cohort.name_key import NameKey
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import ConfigError, reading
-from wsi_hr.listing import matching
+from wsi_hr.listing import matching, read_if_there
 from wsi_hr.remote import Place
 from wsi_hr.runtime import write_text_atomic
 from wsi_hr.store.manifest import is_ours
@@ -46,15 +46,14 @@ def require_same_settings(store: Place, config: TileConfig, key: NameKey | None)
 
     Raises:
         ConfigError: it is not.
+        ReadError: what binds them cannot be read just now.
     """
     path = store / TILE_FILE
     if not _holds_stores(store):
         return
     try:
-        there = dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        there = {}
-    except (OSError, ValueError, TypeError) as cause:
+        there = dict(json.loads(read_if_there(path) or b"{}"))
+    except (ValueError, TypeError) as cause:
         raise ConfigError(
             f"{path}: damaged; restore it, or delete it if the stores beside it were cut with the "
             "settings of this run"

@@ -42,6 +42,7 @@ from wsi_hr.cohort.same_content import check_same_content
 from wsi_hr.cohort.splits import make_splits
 from wsi_hr.config import Config, TileConfig
 from wsi_hr.errors import CheckpointError, ConfigError, StoreError, WsiHrError
+from wsi_hr.listing import is_there
 from wsi_hr.machine import num_usable_cores
 from wsi_hr.method_config import encoder_px, low_mpp
 from wsi_hr.methods import build_method
@@ -269,7 +270,7 @@ def _build(config: Config, classes: tuple[str, ...], labels: list[int], run_dir:
     encoder = build_encoder(
         config.encoder,
         encoder_px(config.method, config.tile.patch_size),
-        load_weights=not (run_dir / LAST).exists(),
+        load_weights=not is_there(run_dir / LAST),
     )
     weights = [1.0] * len(classes)
     if config.train.class_weights:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +23,15 @@ from wsi_hr.cohort.name_key import NameKey
 from wsi_hr.cohort.same_content import same_content
 from wsi_hr.cohort.table import read_table
 from wsi_hr.config import TileConfig
-from wsi_hr.errors import ConfigError, LabelError, ReadError, SlideError, StoreError
+from wsi_hr.errors import ConfigError, LabelError, ReadError, SlideError, StoreError, StoreReadError
 from wsi_hr.file_names import file_in, name_problem
+from wsi_hr.listing import is_there, read_if_there
 from wsi_hr.machine import num_usable_cores
-from wsi_hr.remote import Place, RemotePath
+from wsi_hr.remote import Place
 from wsi_hr.slides.source import Source
 from wsi_hr.store.digests import read_digests
-from wsi_hr.store.manifest import MANIFEST_NAME, is_ours
-from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore, verify_store
+from wsi_hr.store.manifest import MANIFEST_NAME, is_ours, problems_of
+from wsi_hr.store.patch_store import STORE_SUFFIX, PatchStore
 from wsi_hr.tiling.slide_pixels import SlideGoneError, require_slide
 
 STATES = ("sound", "damaged", "unfinished", "unreadable", "foreign", "outdated", "unmatched")
@@ -39,6 +39,7 @@ STATES = ("sound", "damaged", "unfinished", "unreadable", "foreign", "outdated",
 but there is no slide to compare it with. Both only where slides are given, or the store is virtual
 and its slide is where its patches are."""
 
+_UNKNOWN = ("damaged", "unfinished", "unreadable", "foreign")  # what they hold
 _STRAYS = (f"{STORE_SUFFIX}.tmp", f"{STORE_SUFFIX}.old")
 
 
@@ -120,7 +121,7 @@ def verify_stage(
             "--slides too, or leave it out"
         )
     for folder in {path.parent for path in paths} if slides else ():
-        if (folder / TILE_FILE).is_file():
+        if is_there(folder / TILE_FILE):
             require_same_names(folder, names_key_of(folder / TILE_FILE), key)
     records = _records(slides, key)
     with (
@@ -141,7 +142,7 @@ def verify_stage(
 
 
 def _is_there(path: Place) -> bool:
-    return path.exists() if isinstance(path, RemotePath) else os.path.lexists(path)
+    return is_there(path) or (isinstance(path, Path) and path.is_symlink())
 
 
 def _stores_in(folder: Place) -> list[Place]:
@@ -157,7 +158,7 @@ def _stores_in(folder: Place) -> list[Place]:
         for path in sorted(folder.iterdir())
         if path.name.endswith(STORE_SUFFIX) and not path.name.startswith(".")
     ]
-    if not found and not (folder / STATUS_FILE).exists():
+    if not found and not is_there(folder / STATUS_FILE):
         raise StoreError(f"{folder}: no patch store there; give the folder that wsi-hr tile wrote")
     return found
 
@@ -175,16 +176,21 @@ def _records(slides: Sequence[Path], key: NameKey | None) -> dict[str, SlideReco
 
 
 def _check_store(path: Place, records: dict[str, SlideRecord] | None) -> StoreCheck:
-    problems = verify_store(path)
+    found = problems_of(path)
+    problems = tuple(map(str, found))
     try:
-        ours = is_ours(path)
+        ours, finished = is_ours(path), is_there(path / MANIFEST_NAME)
     except ReadError as error:
         return StoreCheck(path, "unreadable", (*problems, str(error)))
     if problems:
-        state = "damaged" if (path / MANIFEST_NAME).is_file() else "unfinished"
-        return StoreCheck(path, state if ours else "foreign", tuple(problems))
+        state = "damaged" if finished else "unfinished"
+        if all(isinstance(problem, StoreReadError) for problem in found):
+            state = "unreadable"
+        return StoreCheck(path, state if ours else "foreign", problems)
     try:
         store = PatchStore.open(path)
+    except StoreReadError as error:
+        return StoreCheck(path, "unreadable", (str(error),))
     except StoreError as error:
         return StoreCheck(path, "damaged", (str(error),))
     if path.name != f"{store.slide_id}{STORE_SUFFIX}":
@@ -228,7 +234,7 @@ def _check_copies(checks: Sequence[StoreCheck]) -> Iterator[str]:
     """Slides that are there under several names, in one folder or in several."""
     digests: dict[Place, tuple[str, str]] = {}
     for check in checks:
-        if check.state not in ("damaged", "unfinished", "foreign"):
+        if check.state not in _UNKNOWN:
             found = read_digests(check.path)
             digests[check.path] = found.source_sha256, found.pixels_sha256
     for group in same_content(digests):
@@ -255,22 +261,24 @@ def _check_settings(folder: Place, checks: Sequence[StoreCheck]) -> Iterator[str
     """Whether ``tile.json`` is there, sound, and what the stores were cut with."""
     path = folder / TILE_FILE
     try:
-        text = path.read_text(encoding="utf-8")
-        told = {name: value for name, value in json.loads(text).items() if name != NAMES}
+        content = read_if_there(path)
+        if content is None:
+            if any(check.path.parent == folder for check in checks):
+                yield f"{path}: missing; run the same wsi-hr tile again, which writes it"
+            return  # else no slide has come out yet, so no settings bind the folder
+        told = {name: value for name, value in json.loads(content).items() if name != NAMES}
         settled = TileConfig.model_validate(told).model_dump(exclude=set(RUN_LIMITS))
-    except FileNotFoundError:
-        if not any(check.path.parent == folder for check in checks):
-            return  # no slide has come out yet, so no settings bind the folder
-        yield f"{path}: missing; run the same wsi-hr tile again, which writes it"
+    except ReadError as error:
+        yield str(error)
         return
-    except (OSError, ValueError, ValidationError, AttributeError):
+    except (ValueError, ValidationError, AttributeError):
         yield (
             f"{path}: damaged; restore it, or delete it and run wsi-hr tile again with the "
             "settings of the stores"
         )
         return
     for check in checks:
-        if check.path.parent != folder or check.state in ("damaged", "unfinished", "foreign"):
+        if check.path.parent != folder or check.state in _UNKNOWN:
             continue
         asked = PatchStore.open(check.path).info.asked.model_dump(exclude=set(RUN_LIMITS))
         differing = [name for name, value in asked.items() if settled[name] != value]
@@ -283,12 +291,15 @@ def _check_status(folder: Place) -> Iterator[str]:
     """Whether ``status.csv`` is there, sound, and every slide it calls done has its store."""
     path = folder / STATUS_FILE
     again = "run the same wsi-hr tile again, which keeps what is sound"
-    if not path.exists():
-        yield f"{path}: missing; {again}"
-        return
     try:
+        if not is_there(path):
+            yield f"{path}: missing; {again}"
+            return
         table = read_table(path)
-    except (LabelError, OSError):
+    except ReadError as error:
+        yield str(error)
+        return
+    except LabelError:
         yield f"{path}: damaged; {again}"
         return
     if not set(STATUS_COLUMNS) <= set(table.columns):

@@ -62,12 +62,17 @@ class ReadError(MidwayError):
     """Something cannot be read just now: no permission, a disk or a share that fails."""
 
 
+class StoreReadError(StoreError, ReadError):
+    """A patch store cannot be read just now, which makes it neither damaged nor gone."""
+
+
 @contextmanager
-def reading(place: object) -> Iterator[None]:
+def reading(place: object, error: type[ReadError] = ReadError) -> Iterator[None]:
     """Tell what the operating system does not give of ``place``.
 
     Args:
         place: what is read, as the user is told of it.
+        error: as which it is told.
 
     Raises:
         ReadError: instead of any ``OSError``.
@@ -75,7 +80,7 @@ def reading(place: object) -> Iterator[None]:
     try:
         yield
     except OSError as cause:
-        raise ReadError(
+        raise error(
             f"{place}: cannot be read ({cause.strerror or cause}); see that the disk is there and "
             "lets you, then start the same command again"
         ) from cause

@@ -1,4 +1,8 @@
-"""What is in a folder. ``Path.glob`` takes a folder that it cannot list for an empty one."""
+"""What is there. A disk that fails makes no file absent and no folder empty.
+
+``Path.glob`` takes a folder that it cannot list for an empty one, and ``exists`` and its kin, some
+of them or all by the version of Python, a file that cannot be looked at for one that is not there.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,34 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
+from wsi_hr.errors import reading
 from wsi_hr.file_names import P
+from wsi_hr.remote import Place
+
+
+def is_there(place: Place) -> bool:
+    """Whether a file or folder is there; a link that leads nowhere is not.
+
+    Raises:
+        ReadError: it cannot be looked at just now.
+    """
+    with reading(place), suppress(FileNotFoundError, NotADirectoryError):
+        if isinstance(place, Path):
+            place.stat()
+            return True
+        return place.exists()
+    return False
+
+
+def read_if_there(place: Place) -> bytes | None:
+    """All of a file; None: there is none.
+
+    Raises:
+        ReadError: it cannot be read just now.
+    """
+    with reading(place), suppress(FileNotFoundError, NotADirectoryError):
+        return place.read_bytes()
+    return None
 
 
 def matching(folder: P, pattern: str) -> list[P]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wsi_hr.errors import ConfigError
+from wsi_hr.errors import ConfigError, reading
 from wsi_hr.plain_yaml import PlainYamlError, read_plain_yaml
 
 _MOST_BYTES = 1 << 20
@@ -32,12 +32,17 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         ConfigError: the file is missing, too large, not plain YAML (naming the line), or not a
             mapping.
+        ReadError: it cannot be read just now.
     """
+    with reading(path):
+        try:
+            with path.open("rb") as handle:
+                content = handle.read(_MOST_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as cause:
+            raise ConfigError(f"{path}: the recipe cannot be read ({cause})") from cause
     try:
-        with path.open("rb") as handle:
-            content = handle.read(_MOST_BYTES + 1)
         text = content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as cause:
+    except UnicodeDecodeError as cause:
         raise ConfigError(f"{path}: the recipe cannot be read ({cause})") from cause
     if len(content) > _MOST_BYTES:
         raise ConfigError(f"{path}: larger than 1 MiB, so it is no recipe")

@@ -88,20 +88,25 @@ class RemotePath:
     def exists(self) -> bool:
         """Whether there is a file or folder."""
         with _os_errors(self.url):
-            fs, path = _driver(self.url)
-            return fs.exists(path)
+            return self._kind() is not None
 
     def is_dir(self) -> bool:
         """Whether there are files below."""
         with _os_errors(self.url):
-            fs, path = _driver(self.url)
-            return fs.isdir(path)
+            return self._kind() == "directory"
 
     def is_file(self) -> bool:
         """Whether there is a file."""
         with _os_errors(self.url):
-            fs, path = _driver(self.url)
-            return fs.isfile(path)
+            return self._kind() == "file"
+
+    def _kind(self) -> str | None:
+        """``file``, ``directory`` or None; the drivers' own questions take errors for a no."""
+        fs, path = _driver(self.url)
+        try:
+            return cast(str, fs.info(path)["type"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def iterdir(self) -> Iterator[RemotePath]:
         """The files and folders in this one, sorted."""

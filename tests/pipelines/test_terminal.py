@@ -47,7 +47,7 @@ _RICH = re.compile(r"\x1b\[[\d;]*m|\x1b\[\?25[lh]|\x1b\[\d*[AK]|\r")
 def dangers(text: str, *, on_terminal: bool = False) -> list[str]:
     """Whatever in an output commands a terminal, turns its text, is not seen, or is forged."""
     found = ["a colour"] if "\x1b[38;5;199m" in text else []
-    found += [line for line in re.split(r"[\r\n]+", text) if line.lstrip().startswith(FORGED)]
+    found += [line for line in re.split(r"[\r\n]+", text) if re.match(rf"\W*{FORGED}", line)]
     rest = _RICH.sub("", text) if on_terminal else text
     found += [
         repr(character)

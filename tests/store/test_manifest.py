@@ -82,7 +82,7 @@ def test_a_small_file_is_compared_when_it_is_read(store: Path) -> None:
     with pytest.raises(StoreError, match="inner/data: damaged"):
         read_checked(store, manifest, "inner/data")
     (store / "inner" / "data").unlink()
-    with pytest.raises(StoreError, match="inner/data: cannot be read"):
+    with pytest.raises(StoreError, match="inner/data: missing"):
         read_checked(store, manifest, "inner/data")
     with pytest.raises(StoreError, match="has no other"):
         read_checked(store, manifest, "other")

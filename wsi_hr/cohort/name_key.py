@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Self
 
 from wsi_hr.cohort.table import read_table, write_table
-from wsi_hr.errors import ConfigError, LabelError
+from wsi_hr.errors import ConfigError, LabelError, writing
+from wsi_hr.listing import is_there
+from wsi_hr.runtime import temporary_name
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class NameKey:
         Raises:
             ConfigError: there is none, or it is damaged.
         """
-        if not path.exists():
+        if not is_there(path):
             if not new:
                 raise ConfigError(
                     f"--hash-names {path}: no such file; give the key file that the slides were "
@@ -114,8 +116,10 @@ class NameKey:
             OSError: it cannot be written.
         """
         with _alone(self.path.parent):
+            with writing(self.path):  # a run that was killed here left its salt and names
+                temporary_name(self.path).unlink(missing_ok=True)
             there: dict[tuple[str, str], _Named] = {}
-            if self.path.exists():
+            if is_there(self.path):
                 other = self._read(self.path)
                 if other.fingerprint != self.fingerprint:
                     raise ConfigError(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_hr.cohort.same_text import bare_name
-from wsi_hr.errors import LabelError
+from wsi_hr.errors import LabelError, reading
 from wsi_hr.remote import Place
 from wsi_hr.runtime import atomic_path
 
@@ -91,11 +91,13 @@ def read_table(path: Place) -> Table:
     Raises:
         LabelError: the file is missing, empty, a workbook, not text, has two columns of one name,
             a quote that is not closed, or a row longer than the header.
+        ReadError: it cannot be read just now.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as cause:
-        raise LabelError(f"{path}: the table cannot be read ({cause.strerror})") from cause
+    with reading(path):
+        try:
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as cause:
+            raise LabelError(f"{path}: the table cannot be read ({cause.strerror})") from cause
     for magic, kind in _SPREADSHEETS.items():
         if data.startswith(magic):
             raise LabelError(

@@ -25,6 +25,7 @@ from wsi_hr.exchange.coords_out import clam_place, trident_place, write_clam, wr
 from wsi_hr.exchange.patch_files import write_folder
 from wsi_hr.exchange.webdataset import write_webdataset
 from wsi_hr.file_names import beside, file_in, require_own
+from wsi_hr.listing import is_there
 from wsi_hr.runtime import (
     atomic_path,
     fsync_dir,
@@ -121,7 +122,7 @@ def export_store(store: PatchStore, out: Path, form: str) -> Exported:
     if isinstance(target, ToFolder) and target.revision > 1:
         note["revision"] = target.revision
     found = _note_of(place)
-    if found is None and os.path.lexists(place):
+    if found is None and (is_there(place) or place.is_symlink()):
         raise StoreError(
             f"{place}: exists and is no finished export; move it or choose another output folder"
         )
@@ -206,7 +207,7 @@ def _atomic_folder(place: Path) -> Iterator[Path]:
         fresh.mkdir()
         try:
             yield fresh
-            if place.exists():
+            if is_there(place):
                 place.rename(old)
             fresh.rename(place)
             fsync_dir(place.parent)

@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_hr.errors import CheckpointError, writing
+from wsi_hr.errors import CheckpointError, reading, writing
 from wsi_hr.file_names import file_in, own_folder
 from wsi_hr.geometry import Int64Array
+from wsi_hr.listing import is_there
 from wsi_hr.runtime import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -115,18 +116,19 @@ class FeatureFiles:
             made_from: whatever the features depend on.
         """
         path = self._path(slide_id)
-        if not path.is_file():
+        if not is_there(path):
             return None
         try:
-            features = self._checked.get(path)  # once a process: afterwards it is its own file
-            if features is None:
-                features = Features.of(path)
-                if _end_of(features) != _digest(made_from) + _crc_of(features):
-                    features = None
+            with reading(path):
+                features = self._checked.get(path)  # once a process: afterwards it is its own file
+                if features is None:
+                    features = Features.of(path)
+                    if _end_of(features) != _digest(made_from) + _crc_of(features):
+                        features = None
             if features is not None:
                 self._checked[path] = features
                 return features
-        except (OSError, ValueError) as cause:
+        except ValueError as cause:
             logger.warning("%s: cannot be read (%s)", path, cause)
         logger.warning("%s: damaged or of another encoder; its features are made anew", path)
         return None

@@ -11,15 +11,16 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_hr.errors import StoreError, reading
+from wsi_hr.errors import StoreError, StoreReadError, reading
 from wsi_hr.file_names import P, beside, file_below, name_problem
-from wsi_hr.listing import walk_files
+from wsi_hr.listing import is_there, walk_files
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import fsync_dir, fsync_file, sha256_file
 
@@ -66,16 +67,14 @@ def read_manifest(folder: Place) -> Manifest:
 
     Raises:
         StoreError: there is none, it is damaged, or a newer wsi-hr wrote it.
+        StoreReadError: it cannot be read just now.
     """
     path = folder / MANIFEST_NAME
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as cause:
-        raise StoreError(_without_manifest(folder)) from cause
-    except OSError as cause:
-        raise StoreError(
-            f"{path}: cannot be read ({cause.strerror}); see that the disk is there and lets you"
-        ) from cause
+    with reading(path, StoreReadError):
+        try:
+            content = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as cause:
+            raise StoreError(_without_manifest(folder)) from cause
     damaged = StoreError(f"{path}: damaged; {_way_out(folder)}")
     try:
         document = json.loads(content)
@@ -112,6 +111,7 @@ def check_sizes(folder: Place, manifest: Manifest) -> None:
 
     Raises:
         StoreError: naming the first file that does not.
+        StoreReadError: one cannot be looked at just now.
     """
     size_problem = _sizes_in(folder)
     for name, entry in manifest.files.items():
@@ -124,19 +124,18 @@ def read_checked(folder: Place, manifest: Manifest, name: str) -> bytes:
     """Read one small file of a store and compare it with the manifest.
 
     Raises:
-        StoreError: it is not listed, cannot be read, or has changed.
+        StoreError: it is not listed, is missing, or has changed.
+        StoreReadError: it cannot be read just now.
     """
     entry = manifest.files.get(name)
     if entry is None:
         raise StoreError(f"{folder}: has no {name}, not by its own manifest; {_way_out(folder)}")
     file = _file(folder, name)
-    try:
-        content = file.read_bytes()
-    except OSError as cause:
-        raise StoreError(
-            f"{file}: cannot be read ({cause.strerror}); "
-            f"see that the disk is there and lets you, else {_way_out(folder)}"
-        ) from cause
+    with reading(file, StoreReadError):
+        try:
+            content = file.read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as cause:
+            raise StoreError(f"{file}: missing; {_way_out(folder)}") from cause
     if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
         raise StoreError(f"{file}: damaged; {_way_out(folder)}")
     return content
@@ -148,23 +147,33 @@ def verify_store(folder: Place) -> list[str]:
     Returns:
         One sentence per problem, in order of the files' names; empty if the store is sound.
     """
+    return list(map(str, problems_of(folder)))
+
+
+def problems_of(folder: Place) -> list[StoreError]:
+    """What :func:`verify_store` tells; a ``StoreReadError`` of what cannot be read just now."""
     try:
         manifest = read_manifest(folder)
+        size_problem = _sizes_in(folder)
     except StoreError as problem:
-        return [str(problem)]
-    problems = {}
-    size_problem = _sizes_in(folder)
+        return [problem]
+    problems: dict[str, StoreError] = {}
     for name, entry in manifest.files.items():
         file = _file(folder, name)
-        problem = size_problem(name, entry) or _content_problem(file, entry)
-        if problem:
-            problems[name] = f"{file}: {problem}; {_way_out(folder)}"
+        try:
+            problem = size_problem(name, entry) or _content_problem(file, entry)
+        except StoreReadError as error:
+            problems[name] = error
+        else:
+            if problem:
+                problems[name] = StoreError(f"{file}: {problem}; {_way_out(folder)}")
     try:
-        strangers = files_below(folder) - manifest.files.keys() - {MANIFEST_NAME}
-    except OSError as cause:
-        return [*sorted(problems.values()), f"{cause.filename}: cannot be read ({cause.strerror})"]
+        with reading(folder, StoreReadError):
+            strangers = files_below(folder) - manifest.files.keys() - {MANIFEST_NAME}
+    except StoreReadError as error:
+        return [*(problems[name] for name in sorted(problems)), error]
     for name in strangers:
-        problems[name] = f"{folder}/{name}: not part of the store; delete this file"
+        problems[name] = StoreError(f"{folder}/{name}: not part of the store; delete this file")
     return [problems[name] for name in sorted(problems)]
 
 
@@ -202,7 +211,7 @@ def commit_folder(folder: Path, path: Path, known: Mapping[str, FileEntry]) -> N
         os.fsync(handle.fileno())
     for inner in sorted({_file(folder, name).parent for name in names} | {folder}):
         fsync_dir(inner)
-    if path.exists():
+    if is_there(path):
         path.rename(beside(path, after=OLD_SUFFIX))
     folder.rename(path)
     fsync_dir(path.parent)
@@ -230,14 +239,15 @@ def files_below(folder: Place) -> set[str]:
 
 
 def _sizes_in(folder: Place) -> Callable[[str, FileEntry], str | None]:
-    """What tells what is wrong with the size of a file of a store; None: nothing."""
+    """What tells what is wrong with the size of a file of a store; None: nothing.
+
+    Raises:
+        StoreReadError: the sizes cannot be had just now; so does what is returned.
+    """
     if not isinstance(folder, RemotePath):
         return lambda name, entry: _size_problem(_file(folder, name), entry)
-    try:
+    with reading(folder, StoreReadError):
         sizes = folder.sizes()  # all of them by one request, not one each
-    except OSError as cause:
-        reason = f"cannot be looked at ({cause.strerror})"
-        return lambda name, entry: reason
 
     def problem(name: str, entry: FileEntry) -> str | None:
         if name not in sizes:
@@ -248,13 +258,14 @@ def _sizes_in(folder: Place) -> Callable[[str, FileEntry], str | None]:
 
 
 def _size_problem(file: Path, entry: FileEntry) -> str | None:
-    try:
-        size = file.stat().st_size
-    except OSError as cause:
-        return "missing" if isinstance(cause, FileNotFoundError) else f"{cause.strerror}"
-    if not file.is_file():
+    with reading(file, StoreReadError):
+        try:
+            found = file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return "missing"
+    if not stat.S_ISREG(found.st_mode):
         return "not a file"
-    return _of_other_size(size, entry)
+    return _of_other_size(found.st_size, entry)
 
 
 def _of_other_size(size: int, entry: FileEntry) -> str | None:
@@ -262,10 +273,8 @@ def _of_other_size(size: int, entry: FileEntry) -> str | None:
 
 
 def _content_problem(file: Place, entry: FileEntry) -> str | None:
-    try:
+    with reading(file, StoreReadError):
         digest = sha256_file(file)
-    except OSError as cause:
-        return f"cannot be read ({cause.strerror})"
     return None if digest == entry.sha256 else "its bytes have changed"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import StoreError, StoreReadError
 from wsi_hr.file_names import file_below
 from wsi_hr.geometry import UInt8Array
 from wsi_hr.machine import num_usable_cores
@@ -85,6 +85,11 @@ class PatchArray:
 
 
 def _unreadable(file: ShardFile, patch: int, cause: ValueError | OSError) -> StoreError:
+    if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+        return StoreReadError(
+            f"{file.path}: patch {patch} cannot be read ({cause.strerror or cause}); see that the "
+            "disk is there and lets you, then start the same command again"
+        )
     reason = cause.strerror if isinstance(cause, OSError) else str(cause)
     return StoreError(
         f"{file.path}: patch {patch} cannot be read ({reason}); "

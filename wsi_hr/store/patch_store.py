@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
 
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import StoreError, StoreReadError
 from wsi_hr.file_names import file_below
 from wsi_hr.geometry import BoolArray, Int64Array, PatchGrid, Size, TissueMask, UInt8Array
 from wsi_hr.pixel_memory import empty_batch
@@ -241,9 +241,15 @@ class PatchStore:
 
 
 def is_complete(path: Place) -> bool:
-    """Whether a finished store is at ``path``: nothing missing, nothing cut short."""
+    """Whether a finished store is at ``path``: nothing missing, nothing cut short.
+
+    Raises:
+        StoreReadError: it cannot be looked at just now.
+    """
     try:
         check_sizes(path, read_manifest(path))
+    except StoreReadError:
+        raise
     except StoreError:
         return False
     return True

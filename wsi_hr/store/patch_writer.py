@@ -16,6 +16,7 @@ import numpy as np
 from wsi_hr.errors import StoreError, WriteError, writing
 from wsi_hr.file_names import beside, file_below
 from wsi_hr.geometry import PatchGrid, TissueMask, UInt8Array
+from wsi_hr.listing import is_there
 from wsi_hr.runtime import fsync_file
 from wsi_hr.store.manifest import (
     FSYNCS_AT_A_TIME,
@@ -63,7 +64,7 @@ class PatchStoreWriter:
             WriteError: the folder cannot be written.
         """
         _check(path, info, grid, mask, thumbnail)
-        if path.exists() and not is_ours(path) and not (path.is_dir() and not any(path.iterdir())):
+        if is_there(path) and not is_ours(path) and not (path.is_dir() and not any(path.iterdir())):
             raise StoreError(
                 f"{path}: exists and is not a patch store; move it or choose another output folder"
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wsi_hr.errors import StoreError
+from wsi_hr.errors import StoreError, StoreReadError
 from wsi_hr.file_names import file_below
 from wsi_hr.geometry import UInt8Array
 from wsi_hr.machine import num_usable_cores
@@ -126,7 +126,7 @@ class RemotePatches:
                 f"{cause.filename}: a file of the store is missing; run wsi-hr tile again"
             ) from cause
         except OSError as cause:
-            raise StoreError(
+            raise StoreReadError(
                 f"{cause.filename}: cannot be read ({cause.strerror}); see that the server is "
                 "there and lets you, then run again"
             ) from cause

@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from wsi_hr.errors import CheckpointError, reading
+from wsi_hr.listing import is_there
 from wsi_hr.runtime import atomic_path
 
 _OURS = "wsi_hr"
@@ -61,7 +62,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: missing, truncated, altered, or not one of ours.
         ReadError: it cannot be read just now.
     """
-    if not path.is_file():
+    if not is_there(path):
         raise CheckpointError(f"{path}: no such checkpoint; was this run folder trained?")
     # not by the library's safe_open: it maps the file, and a disk that fails then ends the process
     with reading(path):
@@ -98,7 +99,7 @@ def checkpoint_meta(path: Path) -> dict[str, Any]:
         CheckpointError: missing, damaged in its header, or not one of ours.
         ReadError: it cannot be read just now.
     """
-    if not path.is_file():
+    if not is_there(path):
         raise CheckpointError(f"{path}: no such checkpoint; was this run folder trained?")
     with reading(path), path.open("rb") as file:
         size = min(int.from_bytes(file.read(_HEADER_SIZE), "little"), path.stat().st_size)

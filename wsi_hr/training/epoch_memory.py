@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_hr.errors import CheckpointError, reading
+from wsi_hr.errors import CheckpointError
 from wsi_hr.file_names import file_in, own_folder, require_own
 from wsi_hr.geometry import Float32Array
+from wsi_hr.listing import read_if_there
 from wsi_hr.runtime import atomic_path, remove_folder
 
 MEMORY = "memory"
@@ -48,10 +49,9 @@ class EpochMemory:
             ReadError: it cannot be read just now.
         """
         path = file_in(self._before, slide_id, ".npy", of="slide id")
-        if not path.exists():
+        data = read_if_there(path)
+        if data is None:
             return None
-        with reading(path):
-            data = path.read_bytes()
         content = data[:-_CRC_BYTES]
         if zlib.crc32(content).to_bytes(_CRC_BYTES, "little") != data[-_CRC_BYTES:]:
             raise CheckpointError(

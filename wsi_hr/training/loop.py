@@ -18,6 +18,7 @@ from wsi_hr.bags.bag_set import BagSet
 from wsi_hr.config import Config
 from wsi_hr.errors import CheckpointError, TrainingError
 from wsi_hr.geometry import Float32Array, Int64Array
+from wsi_hr.listing import is_there
 from wsi_hr.method_config import DenseConfig
 from wsi_hr.methods.dense import patch_loss
 from wsi_hr.methods.method import Method, NoMemory, SlideMemory, StepContext
@@ -104,7 +105,7 @@ def fit(
     sampling = Sampling(config.sampler, config.seed, method.encoder.device, run_dir)
     history: list[dict[str, float]] = []
     last = run_dir / LAST
-    if last.exists():
+    if is_there(last):
         checkpoint = load_checkpoint(last)
         restore_model(method, checkpoint, last)
         update.restore(checkpoint)
