@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import pickle
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
-from wsi_hr.errors import StoreError
-from wsi_hr.listing import matching
+from wsi_hr import remote
+from wsi_hr.errors import ReadError, StoreError
+from wsi_hr.listing import is_there, matching, read_if_there
 from wsi_hr.remote import Range, RemotePath, place, read_ranges
 from wsi_hr.runtime import atomic_path, sha256_file, write_text_atomic
 
@@ -91,3 +94,26 @@ def test_a_file_appears_whole_or_not_at_all(folder):
     write_text_atomic(folder / "a", "second")
     assert (folder / "a").read_text() == "second"
     assert [path.name for path in folder.iterdir()] == ["a"]
+
+
+class Failing(MemoryFileSystem):
+    """A server that answers no question."""
+
+    def info(self, path, **options):
+        raise PermissionError(errno.EACCES, "Forbidden")
+
+
+def test_a_server_that_fails_has_not_said_that_nothing_is_there(folder, monkeypatch):
+    path, none = folder / "manifest.json", folder / "none"
+    path.write_bytes(b"x")
+    assert (path.exists(), path.is_file(), path.is_dir()) == (True, True, False)
+    assert (folder.exists(), folder.is_file(), folder.is_dir()) == (True, False, True)
+    assert (none.exists(), none.is_file(), none.is_dir()) == (False, False, False)
+    assert not is_there(none)
+    assert read_if_there(none) is None
+    monkeypatch.setattr(remote, "_driver", lambda url: (Failing(), "/a"))
+    for question in (path.exists, path.is_file, folder.is_dir):
+        with pytest.raises(OSError, match="Forbidden"):
+            question()
+    with pytest.raises(ReadError, match=r"manifest\.json: cannot be read .*Forbidden"):
+        is_there(path)

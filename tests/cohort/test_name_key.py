@@ -154,3 +154,16 @@ def test_the_columns_of_a_key_file(tmp_path):
     }  # fmt: skip
     assert (kinds["patient"]["id"], kinds["patient"]["name"]) == (patient, "P1")
     assert kinds["salt"]["id"] == key.fingerprint
+
+
+def test_what_a_killed_run_left_of_a_key_goes_with_the_next(tmp_path):
+    path = tmp_path / "key.csv"
+    key = NameKey.open(path, new=True)
+    key.slide_id("a", Path("a.svs"))
+    key.save()
+    stray = temporary_name(path)
+    stray.write_bytes(path.read_bytes())
+    again = NameKey.open(path)
+    again.slide_id("a", Path("a.svs"))
+    again.save()  # nothing is new, so nothing is written
+    assert list(tmp_path.iterdir()) == [path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import os
@@ -107,6 +108,16 @@ def hits(folder: Path) -> list[str]:
     return found
 
 
+def salt_in(folder: Path, key: Path) -> list[str]:
+    """Where below ``folder`` the salt of a key file stands, as bytes or spelled out."""
+    (salt,) = (row["name"] for row in rows_of(key) if row["kind"] == "salt")
+    secret = base64.b32decode(salt)
+    forms = (secret, salt.encode(), salt.lower().encode(), secret.hex().encode())
+    forms += (base64.b64encode(secret), base64.urlsafe_b64encode(secret))
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [str(path) for path in found if any(form in path.read_bytes() for form in forms)]
+
+
 def rows_of(table: Path) -> list[dict[str, str]]:
     with table.open(newline="", encoding="utf-8") as handle:
         return list(csv.DictReader(handle))
@@ -157,6 +168,8 @@ def test_no_output_names_a_slide_a_folder_or_a_patient(cli, named, tmp_path):
     assert "8 stores: 8 sound" in checked.out
     assert hits(out) == []
     assert hits(key.parent), "the key tells them, so the search would have found them"
+    assert salt_in(out, key) == []
+    assert salt_in(key.parent, key) == [str(key)]
 
 
 def test_what_is_told_of_a_hashed_run_is_what_is_told_of_another(hashed_store, named, tmp_path):
@@ -228,6 +241,33 @@ def test_masks_and_coordinates_are_found_by_either_name(hashed_store, named, tmp
         digests.append(info.mask_sha256)
     assert digests[0] == digests[1] != ""
     assert "no slide for" not in caplog.text
+
+
+@pytest.mark.fault("G9")
+def test_what_failed_does_not_say_where_the_store_is(cli, hashed_store, run, tmp_path):
+    """The command line is withheld for the same reason: folders are named after people too."""
+    kept, key = hashed_store
+    store = shutil.copytree(kept, tmp_path / HOUSE / "store")
+    out, stores = tmp_path / "out", sorted(store.glob("*.zarr"))
+    (stores[0] / "manifest.json").write_text("{")
+    (stores[1] / "zarr.json").unlink()
+    shutil.copytree(stores[2], store / f"{'s' + 'a' * 12}.zarr")
+    for form in ("clam", "png"):
+        assert cli("export", store, "-o", out / form, "--format", form).code == 1
+    in_the_way = out / "png" / stores[3].name.removesuffix(".zarr")
+    shutil.rmtree(in_the_way)
+    in_the_way.touch()
+    assert cli("export", store, "-o", out / "png", "--format", "png").code == 1
+    assert cli("sample", store, "-o", out / "sample").code == 1
+    assert cli("predict", run, store, "-o", out / "predicted").code in (1, 2)
+    tables = [*out.rglob("export.csv"), *out.rglob("sample.csv")]
+    assert len(tables) == 3
+    for table in tables:
+        reasons = [row["reason"] for row in rows_of(table) if row["status"] == "failed"]
+        assert len(reasons) >= 3
+        assert all(reasons)
+        assert not any(str(tmp_path) in reason for reason in reasons), reasons
+    assert hits(out) == []
 
 
 def test_a_cluster_writes_the_same_store(named, tmp_path):

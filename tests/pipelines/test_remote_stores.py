@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import csv
 import itertools
 import json
 import logging
@@ -168,6 +170,39 @@ def test_every_command_reads_them(store, run, labels, bucket, cli, tmp_path, tre
     options = ("--set", "train.epochs=1", "--encoder", "test_resnet", "--device", "cpu")
     trained = cli("train", bucket, "--labels", labels.path, "-o", tmp_path / "run", *options)
     assert trained.code == 0, trained.out + trained.err
+
+
+@pytest.mark.fault("G9")
+def test_hashed_names_behind_a_url(slides, bucket, cli, tmp_path):
+    """The key file stays here; what is there names neither slides nor folders, nor has the salt."""
+    named, key = tmp_path / "KLINIK_NORD", tmp_path / "key.csv"
+    named.mkdir()
+    for slide, surname in zip(sorted(slides.iterdir()), ("ABELMANN", "BRANDTNER"), strict=True):
+        shutil.copy(slide, named / f"{surname} 1961.svs")
+    asked = ("--mpp", 1.0, "--patch-size", 128, "--workers", 1, "--hash-names", key)
+    tiled = cli("tile", named, "-o", bucket, *asked)
+    assert tiled.code == 0, tiled.out + tiled.err
+    there = {name: (bucket / name).read_bytes() for name in bucket.sizes()}
+    with key.open() as handle:
+        salt = next(row["name"] for row in csv.DictReader(handle) if row["kind"] == "salt").encode()
+    secrets = (b"KLINIK", b"ABELMANN", b"BRANDTNER", b"key.csv", salt, base64.b32decode(salt))
+    assert len(there) > 20
+    for name, content in there.items():
+        assert not any(secret in name.encode() + content for secret in secrets), name
+    assert cli("tile", named, "-o", tmp_path / "here", *asked).code == 0
+    assert tree(bucket) == tree(tmp_path / "here")
+    again = cli("tile", named, "-o", bucket, *asked)
+    assert (again.code, "2 done" in again.out) == (0, True)
+    assert tree(bucket) == {name: there[name] for name in there.keys() - TABLES}
+    checked = cli("verify", bucket, "--slides", named, "--hash-names", key)
+    assert (checked.code, "2 sound" in checked.out) == (0, True), checked.out
+    for other in ((), ("--hash-names", tmp_path / "other.csv")):
+        refused = cli("tile", named, "-o", bucket, *asked[:-2], *other)
+        assert refused.code == 2, refused
+        assert not (tmp_path / "other.csv").exists()
+    exported = cli("export", bucket, "-o", tmp_path / "out", "--format", "clam")
+    assert exported.code == 0
+    assert "argv" not in json.loads((tmp_path / "out/run.json").read_text())
 
 
 def test_patches_in_any_order(store, bucket):
