@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsi_hr.errors import StoreError, reading, writing
-from wsi_hr.listing import matching
+from wsi_hr.listing import is_there, matching
 from wsi_hr.living import lives, this_process
 from wsi_hr.remote import Place, RemotePath
 from wsi_hr.runtime import sweep_temporaries
@@ -149,7 +149,7 @@ def _acquire(folder: Path, made: list[Path]) -> int:
     """
     path = folder / LOCK_FILE
     for _ in range(_TRIES):
-        made += [each for each in (folder, *folder.parents) if not (each in made or each.exists())]
+        made += [each for each in (folder, *folder.parents) if not (each in made or is_there(each))]
         folder.mkdir(parents=True, exist_ok=True)
         try:
             handle = os.open(path, _OPEN, 0o666)

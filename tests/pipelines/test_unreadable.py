@@ -249,3 +249,23 @@ def test_kept_features_are_not_made_anew(tmp_path):
             files.find("a", b"x")
     assert files.find("a", b"x") is not None
     assert files.find("b", b"x") is None
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE, errno.ESTALE])
+def test_a_lock_that_cannot_be_opened_or_read_stops_the_run(cli, few, tmp_path, monkeypatch, code):
+    out = tmp_path / "out"
+    args = ("export", few, "-o", out, "--format", "clam")
+    with refused(out / ".run-lock", code):
+        ended = cli(*args)
+    assert (ended.code, ended.out) == (1, "")
+    assert f"error: {out}: cannot be written ({os.strerror(code)}); " in ended.err
+
+    def fails(*args: object) -> bytes:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", fails)
+        ended = cli(*args)
+    assert (ended.code, ended.out) == (1, "")
+    assert f"error: {out / '.run-lock'}: cannot be read ({os.strerror(code)}); " in ended.err
+    assert cli(*args).code == 0

@@ -15,6 +15,7 @@ from pathlib import Path
 from wsi_hr.cohort.table import MPP_ALIASES, SLIDE_ALIASES, match_column, read_table
 from wsi_hr.errors import LabelError, SlideError
 from wsi_hr.file_names import plain_name
+from wsi_hr.listing import is_there
 from wsi_hr.slides.dicom_series import DICOM_SUFFIXES, beside_series, series_uid
 from wsi_hr.slides.open import SLIDE_SUFFIXES, slide_id_of
 
@@ -94,7 +95,7 @@ def require_inputs(inputs: Sequence[Path]) -> None:
     Raises:
         SlideError: some inputs are not there; names all of them.
     """
-    missing = [given for given in inputs if not os.path.exists(given)]
+    missing = [given for given in inputs if not is_there(given)]
     if missing:
         names = (os.fsencode(given).decode("utf-8", "backslashreplace") for given in missing)
         raise SlideError(f"{', '.join(names)}: no such file or folder; correct the name")

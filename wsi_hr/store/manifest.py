@@ -296,7 +296,7 @@ def is_ours(folder: Place) -> bool:
 
 
 def _without_manifest(folder: Place) -> str:
-    if not folder.exists():
+    if not is_there(folder):
         return f"{folder}: no such patch store; run wsi-hr tile to make it"
     if not folder.is_dir():
         return f"{folder}: a file, not a patch store; give the folder that wsi-hr tile wrote"
