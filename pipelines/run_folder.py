@@ -147,7 +147,7 @@ def claim(run_dir: Path, config: Config, inputs: Inputs) -> None:
     if not inputs.weights:
         (run_dir / WEIGHTS).unlink(missing_ok=True)
     # which ones a run of an earlier wsi-hr began with is not known, and not said
-    elif not (run_dir / LAST).exists() or (run_dir / WEIGHTS).exists():
+    elif not is_there(run_dir / LAST) or is_there(run_dir / WEIGHTS):
         write_table(run_dir / WEIGHTS, WEIGHT_COLUMNS, inputs.weights)
     write_text_atomic(run_dir / CONFIG, dump_config(config))
 

@@ -160,7 +160,7 @@ def train_stage(
     named = resolve_encoder(config.encoder)
     config = config.model_copy(update={"encoder": named.config})
     say(console, *([named.said] if named.said else []))
-    weights = weight_rows(config, run_dir, resumes=(run_dir / LAST).exists())
+    weights = weight_rows(config, run_dir, resumes=is_there(run_dir / LAST))
     second = low_mpp(config.method)
     labelled = [row["slide_id"] for row in splits]
     bags = BagSet(store, mpp=mpp, low_mpp=second)
@@ -285,7 +285,7 @@ def _origin(encoder: Encoder, named: NamedEncoder, run_dir: Path) -> Origin:
     Raises:
         CheckpointError: the last checkpoint's header is damaged.
     """
-    if (run_dir / LAST).exists():
+    if is_there(run_dir / LAST):
         try:
             return Origin.from_facts(checkpoint_meta(run_dir / LAST).get(ENCODER, {}))
         except (KeyError, TypeError, AttributeError) as cause:

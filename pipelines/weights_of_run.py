@@ -8,6 +8,7 @@ from pathlib import Path
 from wsi_hr.cohort.table import read_table
 from wsi_hr.config import Config
 from wsi_hr.errors import ConfigError, LabelError
+from wsi_hr.listing import is_there
 from wsi_hr.models.weights_file import identify
 from wsi_hr.sampler_config import AttentionConfig
 
@@ -37,7 +38,7 @@ def weight_rows(config: Config, run_dir: Path, *, resumes: bool) -> list[dict[st
     before = {row["setting"]: row for row in read_weight_rows(run_dir)} if resumes else {}
     rows = []
     for setting, file in weights_files(config).items():
-        if resumes and not Path(file).exists():
+        if resumes and not is_there(Path(file)):
             rows += [before[setting]] if setting in before else []
             continue
         found = identify(Path(file), setting)
@@ -59,7 +60,7 @@ def read_weight_rows(run_dir: Path) -> list[dict[str, str]]:
         LabelError: the file is not such a table.
     """
     path = run_dir / WEIGHTS
-    if not path.exists():
+    if not is_there(path):
         return []
     table = read_table(path)
     if absent := [column for column in WEIGHT_COLUMNS if column not in table.columns]:
