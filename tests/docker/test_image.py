@@ -25,6 +25,7 @@ BASE, IMAGE = "wsi-hr-pytest-base", "localhost/wsi-hr-pytest"
 UID = 12345  # in no /etc/passwd
 ENVIRONMENT = os.environ | {"STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
 NUM_SLIDES = 16
+SHM_MB = 64  # what docker gives where it is not asked for more
 
 
 def call(*command: str | Path) -> str:
@@ -69,8 +70,22 @@ def container(request: pytest.FixtureRequest) -> Iterator[str]:
 def run(container: str, *command: str, mounts: Sequence[str] = ()) -> str:
     """Run as a uid without a name, in a network name space that has no interface."""
     volumes = [part for mount in mounts for part in ("--volume", mount)]
+    locked_up = ("env", "-u", "HOME", "setpriv", "--no-new-privs")
     return call("unshare", "--net", "buildah", "run", "--user", f"{UID}:0", *volumes,
-                container, "--", *command)  # fmt: skip
+                container, "--", *locked_up, *command)  # fmt: skip
+
+
+@pytest.fixture
+def in_memory(tmp_path: Path) -> Iterator[tuple[str, ...]]:
+    """Mounts of /tmp and of a small /dev/shm, as compose.yaml and docker have them."""
+    folders = {"/tmp": tmp_path / "tmp", "/dev/shm": tmp_path / "shm"}
+    sizes = {"/tmp": "4g", "/dev/shm": f"{SHM_MB}m"}
+    for name, folder in folders.items():
+        folder.mkdir()
+        call("mount", "-t", "tmpfs", "-o", f"size={sizes[name]},mode=1777", "tmpfs", folder)
+    yield tuple(f"{folder}:{name}" for name, folder in folders.items())
+    for folder in folders.values():
+        call("umount", folder)
 
 
 def test_the_doctor_finds_nothing_broken(container: str):
@@ -87,6 +102,25 @@ def test_the_image_has_no_development_tools_and_no_sources(container: str):
     assert "pyproject.toml" not in out
 
 
+@pytest.mark.fault("H1", "H3", "H4", "H5", "H6", "H7", "H8")
+def test_it_is_locked_up_as_the_study_needs_it(container: str, in_memory: tuple[str, ...]):
+    """What the study below is held to does hold."""
+    state = run(container, "cat", "/proc/self/status", mounts=in_memory)
+    told = dict(line.split(":\t", 1) for line in state.splitlines() if ":\t" in line)
+    assert told["Uid"].split() == [str(UID)] * 4
+    assert {int(told[name], 16) for name in ("CapInh", "CapPrm", "CapEff")} == {0}
+    assert told["NoNewPrivs"].strip() == "1"
+    interfaces = run(container, "cat", "/proc/net/dev", mounts=in_memory).splitlines()[2:]
+    assert [line.split(":")[0].strip() for line in interfaces] in ([], ["lo"])
+    sizes = run(container, "df", "-m", "--output=fstype,size,target", "/tmp", "/dev/shm",
+                mounts=in_memory)  # fmt: skip
+    filesystems = [line.split() for line in sizes.splitlines()[1:]]
+    assert [row[0] for row in filesystems] == ["tmpfs", "tmpfs"]
+    assert int(filesystems[1][1]) == SHM_MB
+    assert "HOME=" not in run(container, "env", mounts=in_memory)
+
+
+@pytest.mark.fault("H2")
 def test_nothing_but_tmp_can_be_written(container: str):
     find = "find / -xdev -writable -not -path '/tmp*' -not -path '/var/tmp*' -not -type l"
     shown = run(container, "sh", "-c", f"{find} -not -path '/proc/*' -not -path '/dev/*' || true")
@@ -94,14 +128,17 @@ def test_nothing_but_tmp_can_be_written(container: str):
     assert [line for line in shown.splitlines() if not line.startswith(kernel)] == []
 
 
-def test_a_small_study_from_slides_to_heatmaps(container: str, tmp_path: Path):
+@pytest.mark.fault("H1", "H2", "H3", "H4", "H5", "H6", "H7", "H8")
+def test_a_small_study_from_slides_to_heatmaps(
+    container: str, tmp_path: Path, in_memory: tuple[str, ...]
+):
     make_cohort(tmp_path, num_slides=NUM_SLIDES, size_px=2048, workers=2)
     work = tmp_path / "work"
     work.mkdir()
     shutil.copy(tmp_path / "labels.csv", work)
     for path in (work, *work.iterdir()):
         os.chown(path, UID, 0)
-    mounts = (f"{tmp_path / 'slides'}:/slides:ro", f"{work}:/work")
+    mounts = (f"{tmp_path / 'slides'}:/slides:ro", f"{work}:/work", *in_memory)
     for command in (
         "tile /slides -o /work/store --recipe demo",
         "train /work/store --labels /work/labels.csv -o /work/run --recipe demo --epochs 1",

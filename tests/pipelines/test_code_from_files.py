@@ -72,6 +72,7 @@ def slide(cohort) -> Path:
     return cohort / "slides/slide_001.svs"
 
 
+@pytest.mark.fault("D14")
 def test_predict_imports_nothing_because_a_checkpoint_says_so(
     cli, their_run, slide, tmp_path, imported
 ):
@@ -154,6 +155,7 @@ def test_a_store_is_tiled_on_with_what_is_named_again(cli, slide, cohort, tmp_pa
     assert (out / "slide_001.zarr/manifest.json").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.fault("D14")
 def test_no_command_imports_because_a_store_says_so(cli, own_store, cohort, tmp_path, imported):
     for path in own_store.glob("*.zarr"):
         forge_file(path, "zarr.json", _with_their_segmenter)
