@@ -387,6 +387,7 @@ AROUND = {
         "import threading\n    def f(): raise RuntimeError(LINE)\n"
         "    t = threading.Thread(target=f); t.start(); t.join()"
     ),
+    "a refusal of typer": "import typer; raise typer.BadParameter(HOSTILE)",
     "an error of the system": "raise OSError(5, HOSTILE, HOSTILE)",
     "an error to be mended": "from wsi_hr.errors import SlideError; raise SlideError(HOSTILE)",
     "a progress bar of a library": "import sys; sys.stderr.write(chr(13) + LINE)",
