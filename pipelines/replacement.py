@@ -28,7 +28,7 @@ from wsi_hr.file_names import beside, file_below, file_in, require_own
 from wsi_hr.geometry import BoolArray
 from wsi_hr.listing import is_there, matching
 from wsi_hr.remote import Place, RemotePath
-from wsi_hr.runtime import fsync_dir
+from wsi_hr.runtime import fsync_dir, remove_empty_folder
 from wsi_hr.scratch import scratch_folder
 from wsi_hr.store.manifest import (
     OLD_SUFFIX,
@@ -221,6 +221,7 @@ def sweep_attempts(store: Place) -> None:
     Raises:
         StoreError: the store is behind a URL, and the server does not answer.
         FileNameError: ``outdated`` is a link that leads out of ``store``.
+        WriteError: it is empty, and cannot be removed.
     """
     if isinstance(store, RemotePath):
         for folder in (store, store / OUTDATED):
@@ -237,8 +238,7 @@ def sweep_attempts(store: Place) -> None:
         for stray in matching(store, pattern):
             if is_ours(stray) or _is_empty_folder(stray):
                 shutil.rmtree(stray, ignore_errors=True)
-    with suppress(OSError):  # absent, or not empty
-        outdated.rmdir()
+    remove_empty_folder(outdated)
 
 
 def _move(path: Place, target: Place) -> None:

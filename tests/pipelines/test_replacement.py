@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -123,3 +125,25 @@ def test_what_is_no_store_is_not_moved(tmp_path):
     with pytest.raises(StoreError, match="not a patch store"):
         set_aside(tmp_path / "a.zarr")
     assert (tmp_path / "a.zarr/precious").exists()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_an_empty_folder_of_outdated_stores_goes_or_it_is_told(tmp_path, monkeypatch, number):
+    outdated = tmp_path / OUTDATED
+    outdated.mkdir()
+    (outdated / "a.zarr").mkdir()
+    (outdated / "a.zarr/precious").touch()
+    sweep_attempts(tmp_path)
+    assert (outdated / "a.zarr/precious").exists()
+    shutil.rmtree(outdated / "a.zarr")
+
+    def fail(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rmdir", fail)
+        with pytest.raises(WriteError, match=rf"^{outdated}: cannot be written"):
+            sweep_attempts(tmp_path)
+    sweep_attempts(tmp_path)
+    sweep_attempts(tmp_path)
+    assert not outdated.exists()
