@@ -123,7 +123,7 @@ def remove_empty_folder(folder: Path) -> None:
         try:
             folder.rmdir()
         except OSError as cause:
-            if cause.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST):
+            if cause.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
                 raise
 
 
