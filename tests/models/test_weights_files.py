@@ -17,6 +17,7 @@ from wsi_hr.models.encoder import Encoder, build_encoder
 from wsi_hr.models.thumbnail_vit import build_thumbnail_vit
 from wsi_hr.models.timm_nets import _ENCODER, _Plan
 from wsi_hr.models.weight_fit import HARMLESS, TimmsOwn, fit
+from wsi_hr.models.weight_wrappers import TIERS
 from wsi_hr.models.weights_file import identify
 
 from .weights_files import CASES, LOADED, REFUSED, TABLE, WeightsCase
@@ -89,6 +90,9 @@ def test_the_docs_have_the_table_and_the_lists() -> None:
     assert TABLE in text
     for what, names in HARMLESS.items():
         assert f"- {what}: {names}" in " ".join(text.split()).replace(" - ", "\n- ")
+    flat = " ".join(text.split())
+    for number, tier in enumerate(TIERS, start=1):
+        assert f" {number}. {', '.join(f'`{name}`' for name in tier)}" in flat
     rows = [
         f"| `{name}` | {choices_of(name)} | {field.description} |"
         for name, field in EncoderArgs.model_fields.items()

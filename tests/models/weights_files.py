@@ -145,6 +145,13 @@ def flat_teacher() -> State:
     )
 
 
+def moco() -> dict[str, Any]:
+    net = {key: one for key, one in resnet().items() if not key.startswith("fc.")}
+    net["fc.0.weight"] = torch.ones(3, 3)
+    both = under("module.encoder_q.", net) | under("module.encoder_k.", other(net))
+    return {"state_dict": both | {"module.queue": torch.ones(2, 2)}}
+
+
 DINOV2 = frozen_options(img_size=224, num_classes=0, **SMALL)
 
 
@@ -297,6 +304,12 @@ LOADED = [
         "loads the teacher's backbone, and says so",
         to_safetensors(flat_teacher), twin=bare("test_resnet"),
         said="names without `teacher.`, and none of `student`, `dino_loss`",
+    ),
+    WeightsCase(
+        "MoCo's two networks (`module.encoder_q.`, `encoder_k.`), an MLP as their head, a queue",
+        "loads the one that learns, and says so",
+        to_torch(moco), twin=bare("test_resnet"),
+        said="names without `encoder_q.`, and none of `encoder_k`, `queue`; not used: fc.0.weight",
     ),
     WeightsCase(
         "batch norms without their counters",

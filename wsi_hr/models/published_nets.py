@@ -16,7 +16,7 @@ from huggingface_hub import hf_hub_download
 from pydantic import ValidationError
 
 from wsi_hr.encoder_args import EncoderArgs
-from wsi_hr.errors import ConfigError, ReadError, reading
+from wsi_hr.errors import ConfigError, reading
 from wsi_hr.method_config import EncoderConfig
 from wsi_hr.models.timm_nets import is_built_in
 from wsi_hr.models.weights_file import first_line
@@ -57,13 +57,15 @@ def resolve_encoder(config: EncoderConfig, *, weights: bool = True) -> NamedEnco
 
     Raises:
         ConfigError: the place cannot be had, or describes what is not built here.
+        ReadError: it cannot be read just now.
     """
     source, separator, place = config.name.partition(":")
     if not separator or source.lower() not in (*_HUBS, _FOLDER) or not place:
         return NamedEncoder(config)
     where = f"encoder.name {config.name}"
     at = _Folder(Path(place)) if source.lower() == _FOLDER else _Hub(place)
-    described = _read(at.file(_CONFIG, where), where)
+    with reading(place):
+        described = _read(at.file(_CONFIG, where), where)
     name, args, cfg = _described(described, where)
     args = _args({**args, **config.args.given}, where)
     changes: dict[str, Any] = {"name": name, "args": args}
@@ -72,7 +74,8 @@ def resolve_encoder(config: EncoderConfig, *, weights: bool = True) -> NamedEnco
     normalisation_from = f"{' and '.join(theirs)} by {_CONFIG} of {config.name}" if theirs else None
     wanted = config.weights == "pretrained" or "weights" not in config.model_fields_set
     if wanted:
-        changes["weights"] = str(at.weights(where)) if weights else "none"
+        with reading(place):
+            changes["weights"] = str(at.weights(where)) if weights else "none"
     given = f" with encoder.args {args.given}" if args.given else ""
     told = f"encoder: {config.name} is {name}{given}"
     if not wanted and config.weights == "none":
@@ -137,11 +140,8 @@ class _Hub(NamedTuple):
 
 
 def _read(path: Path, where: str) -> Mapping[str, Any]:
-    try:
-        with reading(path):
-            size, text = path.stat().st_size, path.read_bytes()[:_LONGEST_CONFIG]
-    except ReadError as cause:
-        raise ConfigError(f"{where}: {cause}") from cause
+    size = path.stat().st_size
+    text = path.read_bytes() if size <= _LONGEST_CONFIG else b""
     try:
         found = json.loads(text) if size <= _LONGEST_CONFIG else None
     except (ValueError, RecursionError):

@@ -23,16 +23,19 @@ TIERS: tuple[tuple[str, ...], ...] = (
         *("backbone", "encoder", "image_encoder", "visual_encoder", "feature_extractor", "trunk"),
         *("base_encoder", "encoder_q"),
     ),
+    ("momentum_encoder", "encoder_k"),
 )
 """Names of wrappers, best first: where several are there, the first row that has one is taken.
 
 A moving average before the weights it averages and a teacher before its student, as those who train
-so evaluate them; a whole network before its part. Two of one row are nobody's to choose between.
+so evaluate them; a whole network before its part; of two that contrast, not the one that follows.
+Two of one row are nobody's to choose between.
 """
 
 _HEADS = (
     *("head", "heads", "fc", "classifier", "projector", "projection_head", "proj_head"),
     *("predictor", "prototypes", "criterion", "dino_head", "ibot_head", "mask_token", "n_averaged"),
+    *("queue", "queue_ptr"),
 )
 # timm's own functions know these beginnings, and need them.
 _LAYOUTS = ("visual", "beit3", "radio_model", "vision_encoder", "preprocessor")
@@ -201,11 +204,12 @@ def _is_head(name: str) -> bool:
 
 
 def _is_worse(part: str, taken: str) -> bool:
-    """Whether ``part`` is the same network in a form that is not taken: its student, its raw one.
+    """Whether ``part`` is the same network in a form that is not taken: student, raw, follower.
 
     Two parts of one network, such as a backbone and another encoder, are not.
     """
     rows = {name: number for number, tier in enumerate(TIERS) for name in tier}
     if part not in rows or taken not in rows:
         return False
-    return rows[taken] < rows[part] and rows[taken] <= 1
+    follows = rows[part] == len(TIERS) - 1
+    return rows[taken] < rows[part] and (rows[taken] <= 1 or follows)

@@ -77,12 +77,12 @@ def identify(path: Path, key: str) -> FileIdentity:
         ConfigError: there is no such file.
         ReadError: it cannot be read just now.
     """
-    if path.is_dir():
-        raise ConfigError(
-            f"{key} {path}: is a folder; give the weights file in it, or, where timm's config.json "
-            f"lies there too, the folder itself: encoder.name=local-dir:{path}"
-        )
     with reading(path):
+        if path.is_dir():
+            raise ConfigError(
+                f"{key} {path}: is a folder; give the weights file in it, or, where timm's "
+                f"config.json lies there too, the folder itself: encoder.name=local-dir:{path}"
+            )
         if not path.is_file():
             raise ConfigError(f"{key} {path}: no such file (or: none, pretrained)")
         return _identify(path, _stamp(path))
