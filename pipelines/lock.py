@@ -81,11 +81,14 @@ def run_lock(folder: Place, *inner: str) -> Iterator[None]:
 
 
 def _inside(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
-    """The folders in ``folder`` that patterns with slashes name."""
+    """The folders in ``folder`` that patterns with slashes name; links are not followed."""
     for pattern in patterns:
         first, _, rest = pattern.partition("/")
         for place in matching(folder, first):
-            yield from _inside(place, [rest]) if rest else [place]
+            if not rest:
+                yield place
+            elif not place.is_symlink():
+                yield from _inside(place, [rest])
 
 
 @contextmanager

@@ -417,7 +417,7 @@ def test_a_process_that_reads_a_slide_tells_nothing_by_itself():
         "import logging; from pipelines.terminal import *\n"
         "from wsi_hr.slides.isolate import run_isolated\n"
         "from tests.pipelines.test_terminal import speak\n"
-        "guard_streams(); set_up_log(logging.INFO)\n"
+        "guard_streams(); guard_crash(); set_up_log(logging.INFO)\n"
         "run_isolated(speak, deadline_s=60, memory_gib=4)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

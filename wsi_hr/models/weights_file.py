@@ -244,7 +244,7 @@ def _loaded(path: Path, head: bytes, key: str) -> tuple[str, Any]:
 
 def _why_not_loaded(cause: Exception) -> str:
     """In our words: torch's advice to load the file as code, which is for nobody to follow."""
-    named = re.search(r"Unsupported (?:global: GLOBAL|class) ([A-Za-z_]\w*(?:\.\w+)+) ", str(cause))
+    named = re.search(r"Unsupported (?:global: GLOBAL|class) ([A-Za-z_]\w*(?:\.\w+)*) ", str(cause))
     if named is not None:
         return (
             f"holds an object of Python ({named[1]}), such as a whole network or its settings, and "
