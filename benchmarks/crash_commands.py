@@ -19,7 +19,7 @@ _ENCODER = ("--encoder", "test_resnet", "--device", "cpu", "--batch-size", 1)
 _ONE_CORE = ("--set", "train.threads=1", "--set", "encoder.chunk=16")
 _FEW = (
     *("--set", "method.num_salient=2", "--set", "method.num_sub_salient=2"),
-    *("--set", "method.explore_patches=4", "--set", "encoder.freeze_bn=true"),
+    *("--set", "method.explore_patches=4", "--set", "encoder.norm_stats=running"),
 )
 _SMALL = ("--heatmap-px", 128, "--device", "cpu")
 

@@ -101,7 +101,7 @@ class JudgedDBPS(DBPS):
 
 def measure_refresh(cohort: Cohort) -> dict[str, list[float] | dict[str, float]]:
     """:data:`FIGURES` of every epoch that has a scan to refresh, and metrics on held-out slides."""
-    config = settings_for(cohort, _SETTINGS)
+    config = settings_for(cohort, _SETTINGS).settled()
     assert isinstance(config.method, DBPSConfig)
     with tiled(cohort) as folder:
         data, held_out = _training_set(folder, config)

@@ -41,7 +41,7 @@ class Row:
 
 
 _HARD = ("method.explore=none",)  # the steady state; the first epochs explore instead of scanning
-_EXACT = ("method.name=patchgd", "method.exact=true", "encoder.freeze_bn=true")
+_EXACT = ("method.name=patchgd", "method.exact=true")
 
 ROWS = {
     "gd": Row("GD*, all patches", ("method.name=gd",)),
@@ -97,7 +97,7 @@ class Trial:
     """
 
     def __init__(self, settings: Sequence[str], patch_px: int, folder: Path) -> None:
-        config = resolve_config(assignments=settings)
+        config = resolve_config(assignments=settings).settled()
         self.device = pick_device(config.train.device)
         torch.manual_seed(0)
         encoder = build_encoder(config.encoder, patch_px)

@@ -112,16 +112,21 @@ def refuse_other_run(run_dir: Path, config: Config, inputs: Inputs) -> None:
 
 
 def begun_with(run_dir: Path) -> dict[str, Any]:
-    """The settings that a run was begun with.
+    """The settings that a run was begun with, under the names they have now.
 
-    What of the encoder an earlier wsi-hr could not set was as it is by default.
+    How an earlier wsi-hr's run has its batch norms is what it had them do; of the encoder, what
+    that one could not set is as it was: at its default.
 
     Raises:
         ConfigError: its config.yaml cannot be read.
     """
     settings: dict[str, Any] = load_recipe(run_dir / CONFIG)
-    encoder = settings.get("encoder")
+    encoder, method = settings.get("encoder"), settings.get("method")
     if isinstance(encoder, dict):
+        if "freeze_bn" in encoder:
+            never_trains = isinstance(method, dict) and method.get("name") == "abmil"
+            frozen = encoder.pop("freeze_bn") or never_trains
+            encoder["norm_stats"] = "running" if frozen else "batch"
         defaults = EncoderConfig.model_validate({}).model_dump(mode="json")
         settings["encoder"] = {**defaults, **encoder}
     return settings

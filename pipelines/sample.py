@@ -114,7 +114,7 @@ def min_patches(config: Config) -> int:
     Raises:
         WsiHrError: encoder or method cannot be built.
     """
-    named = resolve_encoder(config.encoder, weights=False).config
+    named = resolve_encoder(config.settled().encoder, weights=False).config
     encoder = build_encoder(named, config.tile.patch_size, load_weights=False)
     return build_method(config.method, encoder, [1.0, 1.0]).min_patches
 

@@ -14,6 +14,7 @@ from pipelines.annotation_folder import Annotations, annotations_of
 from pipelines.figures import epoch_in_words, slides_of_patients
 from pipelines.hashed_names import names_key_of, open_key, require_same_names, with_hashed_patients
 from pipelines.lock import run_lock
+from pipelines.norms import norms_in_words, settle
 from pipelines.progress import counted, progress_bar
 from pipelines.record import RunRecord
 from pipelines.run_folder import (
@@ -48,6 +49,7 @@ from wsi_hr.method_config import encoder_px, low_mpp
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import Method
 from wsi_hr.models.encoder import Encoder, build_encoder
+from wsi_hr.models.norm_stats import norms_of
 from wsi_hr.models.provenance import Origin
 from wsi_hr.models.published_nets import NamedEncoder, resolve_encoder
 from wsi_hr.remote import Place
@@ -182,7 +184,10 @@ def train_stage(
     if key is not None:
         key.save()  # before any id that it made is written
     with run_lock(run_dir):
-        return _train(table, inputs, drawn, store, run_dir, config, named, device, names, console)
+        asked, config = config, settle(config, run_dir)
+        return _train(
+            table, inputs, drawn, store, run_dir, config, named, device, names, console, asked
+        )
 
 
 def _train(
@@ -196,6 +201,7 @@ def _train(
     device: torch.device,
     names: str,
     console: Console | None,
+    asked: Config,
 ) -> TrainReport:
     record = RunRecord("train", config)
     classes = table.classes
@@ -212,6 +218,7 @@ def _train(
     method = _build(config, classes, [label_of[s] for s in slides["train"]], run_dir).to(device)
     origin = _origin(method.encoder, named, run_dir)
     say(console, *origin.in_words())
+    say(console, *norms_in_words(asked, config, method.encoder))
     # only now: settings that cannot be built do not bind the folder
     claim(run_dir, config, inputs)
     bags = BagSet(
@@ -255,6 +262,7 @@ def _train(
         threads=torch.get_num_threads(),
         encoder=origin.facts(),
         chunk=method.encoder.chunk,
+        norm_stats=method.encoder.norm_stats if norms_of(method.encoder.net) else None,
         jpeg_decoder=method.encoder.jpeg_decoder,
         classes=list(classes),
         slides={side: len(ids) for side, ids in slides.items()},

@@ -146,6 +146,55 @@ class TestMethod:
 
 
 @pytest.mark.parametrize(
+    ("settings", "decided"),
+    [
+        ([], "batch"),
+        (["encoder.weights=pretrained"], "batch"),
+        (["encoder.freeze_bn=false"], "batch"),
+        (["encoder.freeze_bn=true"], "recalibrate"),
+        (["encoder.freeze_bn=true", "encoder.weights=pretrained"], "running"),
+        (["method.name=patchgd"], "batch"),
+        (["method.name=patchgd", "method.exact=true"], "recalibrate"),
+        (["method.name=patchgd", "method.exact=true", "encoder.weights=w.pt"], "recalibrate"),
+        (["method.name=patchgd", "method.exact=true", "encoder.freeze_bn=true"], "recalibrate"),
+        (
+            ["method.name=patchgd", "method.exact=true", "encoder.freeze_bn=true",
+             "encoder.weights=w.pt"],
+            "running",
+        ),
+        (["method.name=abmil"], "recalibrate"),
+        (["method.name=abmil", "encoder.weights=w.pt"], "running"),
+        (["method.name=gd", "method.input=image", "encoder.freeze_bn=true"], "running"),
+        (["encoder.norm_stats=running"], "running"),
+        (["method.name=patchgd", "method.exact=true", "encoder.norm_stats=batch"], "batch"),
+    ],
+)  # fmt: skip
+def test_norm_statistics_are_decided_where_they_are_left_open(settings, decided) -> None:
+    config = resolve_config(assignments=settings).settled()
+    assert config.encoder.norm_stats == decided
+    assert config.settled() == config
+    again = Config.model_validate(config.model_dump(mode="json"))
+    assert again == config, "the old name is not written"
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (["encoder.freeze_bn=true", "encoder.norm_stats=running"], "old name of norm_stats"),
+        (["method.name=abmil", "encoder.norm_stats=batch"], "never trains"),
+        (
+            ["method.name=gd", "method.input=image", "encoder.norm_stats=recalibrate"],
+            "sees whole slides",
+        ),
+        (["encoder.norm_stats=on"], "'running', 'batch' or 'recalibrate'"),
+        (["encoder.norm_patches=1"], "encoder.norm_patches"),
+    ],
+)
+def test_norm_statistics_that_cannot_be(settings, why) -> None:
+    assert why in refusal(None, None, *settings)
+
+
+@pytest.mark.parametrize(
     ("assignment", "nearest"),
     [
         ("train.epoch=3", "train.epochs"),

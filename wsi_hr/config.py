@@ -25,10 +25,13 @@ from wsi_hr.method_config import (
     DEFAULT_METHOD,
     GIVE_ATTENTION,
     METHOD_CONFIGS,
+    ABMILConfig,
     DBPSConfig,
     DenseConfig,
     EncoderConfig,
     MethodConfig,
+    sees_pictures,
+    settled_norms,
 )
 from wsi_hr.plain_yaml import MAX_DEPTH, PlainYamlError, plain_yaml, read_plain_yaml
 from wsi_hr.recipe import load_recipe
@@ -238,6 +241,24 @@ class Config(Frozen):
                     "sampler, or attention with sampler.source=thumbnail"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _norms_of_what_is_trained(self) -> Config:
+        if isinstance(self.method, ABMILConfig) and self.encoder.norm_stats == "batch":
+            raise ValueError(
+                "encoder.norm_stats: abmil's encoder never trains, so its norms see no batch; use "
+                "running, or recalibrate"
+            )
+        if sees_pictures(self.method) and self.encoder.norm_stats == "recalibrate":
+            raise ValueError(
+                "encoder.norm_stats: recalibrate looks at patches, and with method.input image the "
+                "encoder sees whole slides; use batch, or running"
+            )
+        return self
+
+    def settled(self) -> Config:
+        """The same study, with what hangs on several settings decided."""
+        return self.model_copy(update={"encoder": settled_norms(self.encoder, self.method)})
 
 
 def resolve_config(

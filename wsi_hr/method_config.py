@@ -11,6 +11,7 @@ from wsi_hr.frozen import Frozen
 
 HeadName = Literal["attention", "cnn", "abmil", "abmilx", "transformer", "window"]
 Channels = tuple[float, float, float]
+NormStats = Literal["running", "batch", "recalibrate"]
 BACKGROUND = "background"
 """The class of a patch that no annotation covers enough of."""
 
@@ -40,9 +41,20 @@ class EncoderConfig(Frozen):
     norm: Literal["batch", "group"] = Field(
         "batch", description="group: every batch norm becomes a group norm, weights kept"
     )
-    freeze_bn: bool = Field(
-        False, description="keep batch norm on its running statistics while training"
+    norm_stats: NormStats | None = Field(
+        None,
+        description="what batch norms normalise by while training; batch: the patches at hand; "
+        "running: the statistics they came with; recalibrate: those of a fixed sample of training "
+        "patches, renewed before each epoch; null: recalibrate for method.exact and for norms that "
+        "are frozen without weights, running for abmil with weights, else batch",
     )
+    norm_patches: int = Field(
+        512, ge=2, description="patches of that sample; their pixels stay in memory"
+    )
+    freeze_bn: bool | None = Field(
+        None, exclude=True, description="old name of norm_stats; true: running, or recalibrate "
+        "where weights are none; false: batch"
+    )  # fmt: skip
     chunk: int = Field(64, ge=1, description="patches embedded at a time without gradient")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on a GPU that has it, else float32"
@@ -66,6 +78,14 @@ class EncoderConfig(Frozen):
             hint = f", which would be [{by_255}]" if max(values) <= 255 else ""
             raise ValueError(f"is of pixels in 0..1; divide numbers of 0..255 by 255{hint}")
         return values
+
+    @model_validator(mode="after")
+    def _one_name(self) -> Self:
+        if self.freeze_bn is not None and self.norm_stats is not None:
+            raise ValueError(
+                "freeze_bn is the old name of norm_stats; leave it out, norm_stats says more"
+            )
+        return self
 
 
 class IPSConfig(Frozen):
@@ -311,9 +331,36 @@ GIVE_ATTENTION = ("dbps", "ips", "patchgd")
 MethodConfig = Annotated[AnyMethodConfig, Field(discriminator="name")]
 
 
+def settled_norms(encoder: EncoderConfig, method: AnyMethodConfig) -> EncoderConfig:
+    """The encoder's settings with ``norm_stats`` decided, where it was left open.
+
+    Norms that are frozen on what a blank network has, mean 0 and variance 1, normalise nothing:
+    whatever the patch, the embeddings are nearly the same (METHODS section 3d).
+    """
+    return encoder.model_copy(
+        update={"norm_stats": _norm_stats(encoder, method), "freeze_bn": None}
+    )
+
+
+def _norm_stats(encoder: EncoderConfig, method: AnyMethodConfig) -> NormStats:
+    if encoder.norm_stats is not None:
+        return encoder.norm_stats
+    exact = isinstance(method, PatchGDConfig) and method.exact
+    if exact and encoder.freeze_bn is None:
+        return "recalibrate"
+    if not (encoder.freeze_bn or isinstance(method, ABMILConfig)):
+        return "batch"
+    return "recalibrate" if encoder.weights == "none" and not sees_pictures(method) else "running"
+
+
+def sees_pictures(method: AnyMethodConfig) -> bool:
+    """Whether the encoder reads pictures of whole slides, not their patches."""
+    return isinstance(method, GDConfig) and method.input == "image"
+
+
 def encoder_px(method: AnyMethodConfig, patch_px: int) -> int:
     """Edge, in px, of the squares that the encoder reads under this method."""
-    if isinstance(method, GDConfig) and method.input == "image":
+    if isinstance(method, GDConfig) and sees_pictures(method):
         return method.image_px
     return patch_px
 

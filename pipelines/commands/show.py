@@ -25,4 +25,4 @@ def show(
     if recipes:
         say(console, *recipe_names())
         return
-    say(console, *dump_config(resolve(recipe, {}, assignments)).splitlines())
+    say(console, *dump_config(resolve(recipe, {}, assignments).settled()).splitlines())

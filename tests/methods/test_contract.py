@@ -58,7 +58,9 @@ def make(name: str) -> Method:
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
                         nn.AdaptiveAvgPool2d(1), nn.Flatten())  # fmt: skip
     config = CONFIGS[name]
-    encoder = Encoder(net, dim=16, chunk=8, freeze_bn=getattr(config, "exact", False))
+    encoder = Encoder(
+        net, dim=16, chunk=8, norm_stats="running" if getattr(config, "exact", False) else "batch"
+    )
     return build_method(config, encoder, [1.0, 1.0, 1.0])
 
 

@@ -124,9 +124,11 @@ def batch_norm_encoder(**settings) -> Encoder:
 
 
 def test_batch_norm_is_refused_unless_frozen() -> None:
-    with pytest.raises(ConfigError, match=r"1 of the encoder is a batch norm.*freeze_bn"):
+    with pytest.raises(
+        ConfigError, match=r"1 of the encoder is a batch norm.*norm_stats=recalibrate"
+    ):
         make(batch_norm_encoder())
-    method, slides = make(batch_norm_encoder(freeze_bn=True)), bags()
+    method, slides = make(batch_norm_encoder(norm_stats="running")), bags()
     expected = whole_slide_gradient(method, slides)
     for name, grad in exact_gradient(method, slides).items():
         assert relative_error(grad, expected[name]) < 1e-10, name

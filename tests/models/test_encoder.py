@@ -149,8 +149,9 @@ def test_patches_an_encoder_cannot_take(name: str, px: int, why: str) -> None:
 
 
 def test_frozen_batch_norm_keeps_its_statistics_and_learns_the_rest() -> None:
-    for freeze in (False, True):
-        encoder = build_encoder(config(freeze_bn=freeze), 64)
+    for stats in ("batch", "running", "recalibrate"):
+        freeze = stats != "batch"
+        encoder = build_encoder(config(norm_stats=stats), 64)
         before = {k: t.clone() for k, t in encoder.state_dict().items()}
         optimizer = torch.optim.SGD(encoder.parameters(), lr=1.0)
         encoder.train()

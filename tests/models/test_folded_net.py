@@ -27,7 +27,7 @@ def encoder(name: str, **settings) -> Encoder:
     torch.manual_seed(0)
     more = {"img_size": 32} if "vit" in name else {}
     net = moving(timm.create_model(name, num_classes=0, **more))
-    return Encoder(net, dim=net.num_features, freeze_bn=True, **settings).double().train()
+    return Encoder(net, dim=net.num_features, norm_stats="running", **settings).double().train()
 
 
 def pixels() -> np.ndarray:
@@ -115,7 +115,7 @@ def test_it_follows_the_dtype_and_loaded_weights() -> None:
 def test_dropout_is_that_of_the_network() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5),
                         nn.AdaptiveAvgPool2d(1), nn.Flatten())  # fmt: skip
-    model = Encoder(moving(net), dim=4, freeze_bn=True).train()
+    model = Encoder(moving(net), dim=4, norm_stats="running").train()
     with model.folded(backward):
         a, b = model(pixels()), model(pixels())
         assert not torch.equal(a, b)
@@ -143,9 +143,9 @@ def test_after_an_error_inside_nothing_is_handed_over() -> None:
 
 def test_where_batch_norms_learn_or_rest_nothing_changes() -> None:
     model = encoder("test_resnet")
-    model.freeze_bn = False
+    model.norm_stats = "batch"
     with model.train().folded(backward):
         assert model._network() is model.net
-    model.freeze_bn = True
+    model.norm_stats = "running"
     with model.eval().folded(backward), torch.enable_grad():
         assert model._network() is model.net

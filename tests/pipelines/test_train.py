@@ -399,7 +399,7 @@ def test_class_weights_weigh(run, store, labels, settings, tmp_path):
 
 
 def test_frozen_batch_norm_stays_as_it_was(run, store, labels, settings, tmp_path):
-    config = settings("encoder.freeze_bn=true", "train.epochs=1")
+    config = settings("encoder.norm_stats=running", "train.epochs=1")
     train_stage(store, labels, tmp_path / "run", config, None)
     frozen, moved = load_checkpoint(tmp_path / "run" / BEST), load_checkpoint(run / BEST)
     names = [name for name in frozen.tensors if name.endswith("running_mean")]
@@ -426,3 +426,54 @@ def test_an_error_of_the_request_is_no_traceback(store, labels, settings, tmp_pa
     with pytest.raises(WsiHrError, match="device cuda:99"):
         train_stage(store, labels, tmp_path / "run", settings("train.device=cuda:99"), None)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said", "recorded"),
+    [
+        ([], ["batch norms: batch"], "batch"),
+        (
+            ["encoder.freeze_bn=true"],
+            ["batch norms: recalibrate (by the statistics of 512", "freeze_bn is an old name"],
+            "recalibrate",
+        ),
+        (
+            ["encoder.norm_stats=running"],
+            ["batch norms: running", "of a blank network normalise nothing"],
+            "running",
+        ),
+        (
+            ["method.name=patchgd", "method.exact=true"],
+            ["batch norms: recalibrate"],
+            "recalibrate",
+        ),
+        (
+            ["method.name=abmil"],
+            ["batch norms: recalibrate", "its features are those of random weights"],
+            "recalibrate",
+        ),
+        (["encoder.norm=group", "encoder.norm_stats=recalibrate"], ["has no effect"], None),
+    ],
+)
+def test_what_norms_normalise_by_is_said_and_recorded(
+    store, labels, settings, tmp_path, assignments, said, recorded
+):
+    lines = io.StringIO()
+    console = Console(file=lines, width=10_000)
+    config = settings("train.epochs=1", *assignments)
+    train_stage(store, labels, tmp_path / "run", config, console)
+    for text in said:
+        assert lines.getvalue().count(text) == 1, text
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["norm_stats"] == recorded
+    assert record["config"]["encoder"]["norm_stats"] in ("batch", "running", "recalibrate")
+    assert "freeze_bn" not in record["config"]["encoder"]
+    again = settings("train.epochs=1", *assignments)
+    train_stage(store, labels, tmp_path / "run", again, None)  # the same run, not another
+
+
+def test_another_choice_of_norm_statistics_is_another_run(store, labels, settings, tmp_path):
+    train_stage(store, labels, tmp_path / "run", settings("train.epochs=1"), None)
+    other = settings("train.epochs=1", "encoder.norm_stats=recalibrate")
+    with pytest.raises(ConfigError, match="norm_stats: batch there, recalibrate now"):
+        train_stage(store, labels, tmp_path / "run", other, None)

@@ -81,7 +81,7 @@ def method_for(cfg: Config) -> nn.Module:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
                         nn.Flatten())  # fmt: skip
     frozen = getattr(cfg.method, "exact", False)
-    encoder = Encoder(net, dim=8, chunk=8, freeze_bn=frozen)
+    encoder = Encoder(net, dim=8, chunk=8, norm_stats="recalibrate" if frozen else "batch")
     return build_method(cfg.method, encoder, [1.0, 1.0], cfg.dense)
 
 
@@ -166,6 +166,7 @@ VARIANTS = {
     "abmil": [],
     "abmilx": [],
     "patchgd exact": ["method.exact=true", "method.block=2"],
+    "patchgd exact averaged": ["method.exact=true", "train.ema=0.9", "encoder.norm_patches=30"],
 }  # fmt: skip
 
 
@@ -195,9 +196,12 @@ def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, name: str, steps:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_dying_at_any_write_costs_nothing_but_time(tmp_path, monkeypatch, after: bool) -> None:
+@pytest.mark.parametrize("name", ["dbps", "patchgd exact averaged"])
+def test_dying_at_any_write_costs_nothing_but_time(
+    tmp_path, monkeypatch, name: str, after: bool
+) -> None:
     """Every rename that makes a file appear is a moment to die, just before and just after it."""
-    cfg = config(epochs=3)
+    cfg = config(name.split()[0], more=VARIANTS[name], epochs=3)
     whole = tmp_path / "whole"
     whole.mkdir()
     renames = Renames(monkeypatch, after)
@@ -261,7 +265,9 @@ def test_too_few_patches_for_batch_norm_are_one_sentence(tmp_path) -> None:
     cfg = config(epochs=1, batch_size=1)
     net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 8), nn.BatchNorm1d(8))
     method = build_method(cfg.method, Encoder(net, dim=8, chunk=8), [1.0, 1.0])
-    with pytest.raises(TrainingError, match=r"s0[01]: too few patches.*encoder.freeze_bn=true"):
+    with pytest.raises(
+        TrainingError, match=r"s0[01]: too few patches.*encoder.norm_stats=recalibrate"
+    ):
         fit(method, alone, cfg, tmp_path, {})
 
 

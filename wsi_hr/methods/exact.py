@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsi_hr.errors import ConfigError
 from wsi_hr.methods.method import Update
 from wsi_hr.methods.units import Units, span_of
 from wsi_hr.models.encoder import Encoder
+from wsi_hr.models.norm_stats import has_statistics, norms_of
 
 # Letters: B slides, U units of a slide, D embedding.
 
@@ -29,14 +30,20 @@ def require_exact(encoder: Encoder) -> None:
     Raises:
         ConfigError: it is not, and why.
     """
-    if encoder.freeze_bn:
-        return
-    for name, module in encoder.net.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+    for name, norm in norms_of(encoder.net).items():
+        why = (
+            f"method.exact: {name} of the encoder is a batch norm, which makes a patch's embedding "
+            "depend on the other patches of its chunk, so the gradient would not be exact; "
+        )
+        if not has_statistics(norm):
             raise ConfigError(
-                f"method.exact: {name} of the encoder is a batch norm, which makes a patch's "
-                "embedding depend on the other patches of its chunk, so the gradient would not be "
-                "exact; set encoder.freeze_bn=true, or choose an encoder without batch norm"
+                f"{why}it keeps no statistics that it could be frozen on: set encoder.norm=group, "
+                "or choose another encoder"
+            )
+        if not encoder.norms_are_frozen:
+            raise ConfigError(
+                f"{why}set encoder.norm_stats=recalibrate, or running where weights are loaded, or "
+                "choose an encoder without batch norm"
             )
 
 

@@ -15,12 +15,13 @@ from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.stream import pack, pack_encoded
 from wsi_hr.errors import ConfigError
 from wsi_hr.geometry import Int64Array, UInt8Array
-from wsi_hr.method_config import EncoderConfig
+from wsi_hr.method_config import EncoderConfig, NormStats
 from wsi_hr.models.encoder_cut import CutNet
 from wsi_hr.models.folded_net import FoldedNet, HandOver
 from wsi_hr.models.group_norm import to_group_norm
 from wsi_hr.models.input_size import takes
 from wsi_hr.models.jpeg_decoder import JpegDecoder, device_decoder
+from wsi_hr.models.norm_stats import norms_of
 from wsi_hr.models.provenance import Normalisation, Origin
 from wsi_hr.models.scan_net import ScanNet
 from wsi_hr.models.timm_nets import load_net
@@ -42,6 +43,8 @@ class Encoder(nn.Module):
             where the device's memory is too small for it, it is halved, for good.
         origin: where its weights and normalisation are from, where it was built by name.
         patch_px: edge of the patches that it was built for; None: not known.
+        norm_stats: what batch norms normalise by in train mode; all but ``batch`` are statistics
+            that no step changes.
     """
 
     scale: Tensor
@@ -55,7 +58,7 @@ class Encoder(nn.Module):
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] = (0.5, 0.5, 0.5),
         chunk: int = 64,
-        freeze_bn: bool = False,
+        norm_stats: NormStats = "batch",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         decode: Literal["auto", "cpu"] = "auto",
         compiled: bool = False,
@@ -66,7 +69,7 @@ class Encoder(nn.Module):
         self.chunk = chunk
         self.origin = Origin()
         self.patch_px: int | None = None
-        self.freeze_bn = freeze_bn
+        self.norm_stats: NormStats = norm_stats
         self.precision = precision
         self._compiled = compiled
         self._scan_net: ScanNet | None = None
@@ -89,15 +92,19 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> Encoder:
         """As ``nn.Module.train``, but frozen batch norms stay on their running statistics."""
         super().train(mode)
-        if mode and self.freeze_bn:
-            for module in self.net.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        if mode and self.norms_are_frozen:
+            for norm in norms_of(self.net).values():
+                norm.eval()
         return self
 
     def takes_at(self, scale: float) -> bool:
         """Whether it takes its patches at a smaller scale too; most transformers do not."""
         return self.patch_px is None or takes(self.net, round(self.patch_px * scale))
+
+    @property
+    def norms_are_frozen(self) -> bool:
+        """Whether batch norms take no statistics from the patches of a step."""
+        return self.norm_stats != "batch"
 
     @property
     def autocast(self) -> bool:
@@ -131,6 +138,18 @@ class Encoder(nn.Module):
             patches_KPP3: pixels, on any device; or JPEG streams, where it :attr:`decodes`.
             reduce: px of a patch, per axis, that are averaged into one before.
         """
+        return self._through(self._network(), patches_KPP3, reduce)
+
+    def unfolded(self, patches_KPP3: Patches | Tensor) -> Tensor:
+        """As :meth:`forward`, by the network's own modules in every mode: hooks see them run."""
+        return self._through(self.net, patches_KPP3)
+
+    def _through(
+        self,
+        network: Callable[[Tensor], Tensor],
+        patches_KPP3: Patches | Tensor,
+        reduce: int = 1,
+    ) -> Tensor:
         if isinstance(patches_KPP3, JpegPatches):
             patches_KPP3 = self._decoded(patches_KPP3)
         x = torch.as_tensor(patches_KPP3).to(self.device)
@@ -140,7 +159,7 @@ class Encoder(nn.Module):
         if reduce > 1:
             x = nn.functional.avg_pool2d(x, reduce)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            embedded = self._network()(x)
+            embedded = network(x)
         return embedded.to(self.scale.dtype)
 
     def _network(self) -> Callable[[Tensor], Tensor]:
@@ -163,7 +182,7 @@ class Encoder(nn.Module):
             hand_over: is told, on leaving, what the folded weights follow from, and the gradient by
                 them.
         """
-        if not (self.freeze_bn and self.training):
+        if not (self.norms_are_frozen and self.training):
             yield
             return
         if self._folded_net is None:
@@ -198,14 +217,20 @@ class Encoder(nn.Module):
                 ]
                 return torch.cat(parts)[:num]
             except torch.OutOfMemoryError:
-                if self.chunk == 1:
+                if not self.halve_chunk():
                     raise
-                self.chunk //= 2
-                logger.warning(
-                    "the device's memory is too small for encoder.chunk %d; going on with %d",
-                    2 * self.chunk,
-                    self.chunk,
-                )
+
+    def halve_chunk(self) -> bool:
+        """Halve ``chunk`` for good, and say so; False where it is one patch already."""
+        if self.chunk == 1:
+            return False
+        self.chunk //= 2
+        logger.warning(
+            "the device's memory is too small for encoder.chunk %d; going on with %d",
+            2 * self.chunk,
+            self.chunk,
+        )
+        return True
 
     def _chunk_there(self, patches_KPP3: Patches) -> Tensor:
         """Pixels u8[chunk, P, P, 3] on the device, black beyond the patches given."""
@@ -304,7 +329,7 @@ def build_encoder(config: EncoderConfig, patch_px: int, *, load_weights: bool = 
         mean=normalisation.mean,
         std=normalisation.std,
         chunk=config.chunk,
-        freeze_bn=config.freeze_bn,
+        norm_stats=config.norm_stats or "batch",
         precision=config.precision,
         decode=config.decode,
         compiled=config.compile,

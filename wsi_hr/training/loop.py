@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from wsi_hr.method_config import DenseConfig
 from wsi_hr.methods.dense import patch_loss
 from wsi_hr.methods.method import Method, NoMemory, SlideMemory, StepContext
 from wsi_hr.runtime import remove_folder, rng_for, seed_for, write_text_atomic
+from wsi_hr.training.calibration import Calibration
 from wsi_hr.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -103,6 +105,17 @@ def fit(
     method.keep_in(run_dir / KEPT)
     update = AdamWUpdate(method, config.train)
     sampling = Sampling(config.sampler, config.seed, method.encoder.device, run_dir)
+    calibration = Calibration(
+        method.encoder, data.bags, data.train, config.encoder.norm_patches, config.seed
+    )
+
+    @contextmanager
+    def judged() -> Iterator[None]:
+        """Inside, the model is what is judged and saved as best, statistics and all."""
+        with update.judged():
+            calibration.renew()
+            yield
+
     history: list[dict[str, float]] = []
     last = run_dir / LAST
     if is_there(last):
@@ -111,7 +124,7 @@ def fit(
         update.restore(checkpoint)
         sampling.restore(checkpoint)
         history = checkpoint.meta["history"]
-        with update.judged():
+        with judged():
             _complete(run_dir, model_tensors(method), checkpoint.meta)
         _require_best(run_dir, history)
         for row in history:
@@ -121,6 +134,7 @@ def fit(
         sampling.forget()
     for epoch in range(len(history), config.train.epochs):
         torch.manual_seed(seed_for(config.seed, "torch", epoch))
+        calibration.renew()
         remembers = method.remembers or sampling.reads_attention
         memory = EpochMemory(run_dir, epoch) if remembers else NoMemory()
         row = {
@@ -129,10 +143,10 @@ def fit(
                 method, data, config, update, epoch, on_slides, memory, sampling
             ),
         }
-        with update.judged():
-            judged = evaluate(method, data, data.val, config.dense)
+        with judged():
+            found = evaluate(method, data, data.val, config.dense)
             _require_finite(method, epoch)
-        row |= {f"val_{name}": value for name, value in judged.items()}
+        row |= {f"val_{name}": value for name, value in found.items()}
         if "val_patch_loss" in row:
             row["val_total_loss"] = row["val_loss"] + config.dense.weight * row["val_patch_loss"]
         history.append(row)
@@ -140,7 +154,7 @@ def fit(
         # first of all files: the others can be made from it, should the run be killed in between
         state = update.tensors() | sampling.tensors()
         save_checkpoint(last, Checkpoint(model_tensors(method) | state, meta))
-        with update.judged():
+        with judged():
             _complete(run_dir, model_tensors(method), meta)
         on_epoch(row)
     remove_folder(run_dir / KEPT)
@@ -272,7 +286,8 @@ def _step(method: Method, bags: list[Bag], update: AdamWUpdate, context: StepCon
             raise
         raise TrainingError(
             f"slide(s) {', '.join(bag.slide_id for bag in bags)}: too few patches for batch norm; "
-            "raise train.batch_size, or set encoder.freeze_bn=true"
+            "raise train.batch_size, or set encoder.norm_stats=recalibrate (running, where weights "
+            "are loaded)"
         ) from cause
 
 

@@ -61,7 +61,7 @@ def load_run(run_dir: Path, *, device: str = "auto") -> TrainedRun:
     where = pick_device(device)
     checkpoint: Checkpoint = load_checkpoint(path)
     try:
-        config = Config.model_validate(checkpoint.meta["config"])
+        config = Config.model_validate(checkpoint.meta["config"]).settled()
         classes = tuple(checkpoint.meta["classes"])
         epoch = int(checkpoint.meta["epoch"])
     except (KeyError, TypeError, ValueError) as cause:
