@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipelines.run_folder import CONFIG, begun_with
 from wsi_hr.config import Config
+from wsi_hr.listing import is_there
 from wsi_hr.method_config import ABMILConfig
 from wsi_hr.models.encoder import Encoder
 from wsi_hr.models.norm_stats import norms_of
@@ -24,10 +25,12 @@ def settle(config: Config, run_dir: Path) -> Config:
     Raises:
         ConfigError: the run's config.yaml cannot be read.
     """
-    if config.encoder.norm_stats is None and (run_dir / LAST).exists():
-        if (run_dir / CONFIG).is_file():
-            begun = begun_with(run_dir).get("encoder", {}).get("norm_stats")
-            encoder = config.encoder.model_copy(update={"norm_stats": begun})
+    asked = config.encoder
+    goes_on = is_there(run_dir / LAST) and is_there(run_dir / CONFIG)
+    if goes_on and asked.norm_stats is None:
+        begun = begun_with(run_dir).get("encoder", {}).get("norm_stats")
+        if asked.freeze_bn in (None, begun != "batch"):  # else it is another run, and refused
+            encoder = asked.model_copy(update={"norm_stats": begun})
             config = config.model_copy(update={"encoder": encoder})
     return config.settled()
 
@@ -62,7 +65,7 @@ def norms_in_words(asked: Config, config: Config, encoder: Encoder) -> list[str]
             )
     if isinstance(config.method, ABMILConfig) and blank:
         lines.append(
-            "warning: encoder.weights none: abmil's encoder never learns, so its features are those "
-            "of random weights; give encoder.weights, or train end to end by another method"
+            "warning: encoder.weights none: abmil's encoder never learns, so its features are "
+            "those of random weights; give encoder.weights, or train end to end by another method"
         )
     return lines

@@ -1,4 +1,4 @@
-"""Statistics of batch norms: those of the sample, to the last digit, whatever the norm is called."""
+"""Statistics of batch norms: those of the sample, to the last digit, whatever norm it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of frozen batch norms that keep up with the weights: from the same patches each time."""
+"""Statistics of frozen batch norms that keep up with the weights, each time of the same patches."""
 
 from __future__ import annotations
 
