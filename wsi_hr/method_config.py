@@ -57,7 +57,8 @@ class EncoderConfig(Frozen):
     )  # fmt: skip
     chunk: int = Field(64, ge=1, description="patches embedded at a time without gradient")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on a GPU that has it, else float32"
+        "auto",
+        description="auto: bfloat16 on a GPU that has it, not where it is emulated, else float32",
     )
     decode: Literal["auto", "cpu"] = Field(
         "auto", description="who decodes JPEG; auto: the GPU (nvJPEG) if the model is on one"

@@ -15,7 +15,13 @@ from torch import nn
 from wsi_hr.bags.bag import Bag
 from wsi_hr.errors import ConfigError
 from wsi_hr.method_config import EncoderConfig
-from wsi_hr.models.encoder import Encoder, build_encoder, embed_packed, frozen
+from wsi_hr.models.encoder import (
+    ChunkMemoryError,
+    Encoder,
+    build_encoder,
+    embed_packed,
+    frozen,
+)
 from wsi_hr.testing.memory_patches import MemoryPatches
 
 
@@ -190,16 +196,24 @@ class Small(nn.Module):
 
 
 def test_too_large_a_chunk_is_halved_and_said(caplog) -> None:
-    roomy, tight = Encoder(Small(64), dim=3, chunk=32), Encoder(Small(9), dim=3, chunk=32)
+    roomy, tight, none = (Encoder(Small(most), dim=3, chunk=32) for most in (64, 9, 0))
     given = patches(27, 8)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), frozen(roomy, tight, none):
         embedded = tight.embed_padded(given)
-    assert torch.equal(embedded, roomy.embed_padded(given))
-    assert tight.chunk == 8
-    assert "going on with 8" in caplog.text
-    with pytest.raises(torch.OutOfMemoryError):
-        Encoder(Small(0), dim=3, chunk=4).embed_padded(given)
-    assert roomy.embed_padded(given[:0]).shape == (0, 3)
+        assert torch.equal(embedded, roomy.embed_padded(given))
+        assert tight.chunk == 8
+        assert "going on with 8" in caplog.text
+        with pytest.raises(torch.OutOfMemoryError):
+            none.embed_padded(given)
+        assert roomy.embed_padded(given[:0]).shape == (0, 3)
+
+
+def test_where_activations_are_kept_a_smaller_chunk_is_for_whoever_asked() -> None:
+    tight = Encoder(Small(9), dim=3, chunk=32)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), pytest.raises(ChunkMemoryError):
+            tight.embed_padded(patches(27, 8))
+    assert tight.chunk == 32
 
 
 def test_bags_are_embedded_in_eval_mode_and_the_modes_come_back() -> None:

@@ -73,6 +73,11 @@ class ABMIL(Method):
         """Keep features in ``folder``; without one they are computed each time."""
         self._files = FeatureFiles(folder, _DTYPES[self.config.features])
 
+    @property
+    def less_memory(self) -> str:
+        """See :meth:`wsi_hr.methods.method.Method.less_memory`."""
+        return "lower method.chunk"
+
     def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
         """One optimiser step, a backward pass a slide; the gradient is that of the whole batch."""
         total = 0.0

@@ -47,6 +47,11 @@ class E2EABMILX(Method):
         """As many as are sampled."""
         return self.config.sample
 
+    @property
+    def less_memory(self) -> str:
+        """See :meth:`wsi_hr.methods.method.Method.less_memory`."""
+        return "lower train.batch_size or method.sample"
+
     def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
         """One optimiser step on a fresh sample of every slide."""
         patches, counts, encoded = [], [], self.encoder.decodes

@@ -82,6 +82,11 @@ class DBPS(Method):
         """Logits of the epoch before, where a scan does not score all patches anew."""
         return self.config.scan_refresh < 1
 
+    @property
+    def less_memory(self) -> str:
+        """See :meth:`wsi_hr.methods.method.Method.less_memory`."""
+        return "lower train.batch_size, method.num_salient or method.explore_patches"
+
     def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
         """One optimiser step on the salient patches of every slide of the batch."""
         choices = self._choose(bags, context)

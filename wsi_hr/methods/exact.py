@@ -18,7 +18,7 @@ from torch import Tensor
 from wsi_hr.errors import ConfigError
 from wsi_hr.methods.method import Update
 from wsi_hr.methods.units import Units, span_of
-from wsi_hr.models.encoder import Encoder
+from wsi_hr.models.encoder import ChunkMemoryError, Encoder
 from wsi_hr.models.norm_stats import has_statistics, norms_of
 
 # Letters: B slides, U units of a slide, D embedding.
@@ -70,6 +70,10 @@ def exact_backward(
 
     Returns:
         The loss, detached.
+
+    Raises:
+        ChunkMemoryError: the device's memory is too small for a chunk; what was accumulated is to
+            be thrown away, and all of it done again with a smaller one.
     """
     with encoder.folded(update.backward_from):
         leaves = [
@@ -84,7 +88,10 @@ def exact_backward(
             for number, (group, pixels) in enumerate(slide.stream(slide.groups())):
                 with randomness_of(encoder.device, seed + number):
                     vectors, _ = slide.vectors(group, encoder.embed_padded(pixels))
-                update.backward_from(vectors, leaf.grad[span_of(group)])
+                try:
+                    update.backward_from(vectors, leaf.grad[span_of(group)])
+                except torch.OutOfMemoryError as cause:
+                    raise ChunkMemoryError(str(cause)) from cause
     return loss.detach()
 
 

@@ -64,6 +64,13 @@ class GD(PatchLearner):
         """One."""
         return 1
 
+    @property
+    def less_memory(self) -> str:
+        """See :meth:`wsi_hr.methods.method.Method.less_memory`."""
+        if self.config.input == "image":
+            return "set method.micro_batch=1 or method.memory=offload, or lower method.image_px"
+        return "set method.micro_batch=1 or method.memory=checkpoint, or learn by --method patchgd"
+
     def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
         """One optimiser step; the gradient is that of the whole batch, whatever ``micro_batch``.
 

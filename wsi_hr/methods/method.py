@@ -126,6 +126,11 @@ class Method(nn.Module, ABC):
         """Patches a sampler must leave in a bag for the method to work as meant."""
 
     @property
+    def less_memory(self) -> str:
+        """Which settings make a step take less memory, as an advice that begins with a verb."""
+        return "lower train.batch_size"
+
+    @property
     def remembers(self) -> bool:
         """Whether it asks ``context.memory`` for what the epoch before left."""
         return False

@@ -72,6 +72,16 @@ class PatchGD(PatchLearner):
         """One: K is a part of however many patches there are."""
         return 1
 
+    @property
+    def less_memory(self) -> str:
+        """See :meth:`wsi_hr.methods.method.Method.less_memory`."""
+        if self.config.exact:
+            return "lower train.batch_size, or set method.block, so that Z has fewer vectors"
+        return (
+            "lower train.batch_size or method.max_sampled, or set method.exact=true, which takes "
+            "the memory of one chunk"
+        )
+
     def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
         """One outer step: zeta inner steps, an optimiser step after every epsilon of them.
 

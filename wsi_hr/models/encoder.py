@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 # Letters: K patches, P patch edge, D embedding.
 
 
+class ChunkMemoryError(torch.OutOfMemoryError):
+    """The device's memory is too small for ``encoder.chunk`` patches with what they leave."""
+
+
 class Encoder(nn.Module):
     """uint8 patches in, embeddings out; normalisation happens here, on the device.
 
@@ -112,7 +116,10 @@ class Encoder(nn.Module):
         if self.scale.dtype != torch.float32:
             return False
         if self.precision == "auto":
-            return self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+            # emulated (Turing, Volta) it is slower than float32, and no more exact
+            return self.device.type == "cuda" and torch.cuda.is_bf16_supported(
+                including_emulation=False
+            )
         return self.precision == "bfloat16"
 
     @property
@@ -206,7 +213,14 @@ class Encoder(nn.Module):
         return self._decoder(patches)
 
     def embed_padded(self, patches_KPP3: Patches, reduce: int = 1) -> Tensor:
-        """Embed patches ``chunk`` at a time, always that many; the padding is cut off again."""
+        """Embed patches ``chunk`` at a time, always that many; the padding is cut off again.
+
+        Where memory is too small for it in eval mode, the chunk is halved.
+
+        Raises:
+            ChunkMemoryError: it is too small in train mode or with gradient: then whoever asked
+                keeps what all of its patches leave, and has to ask for fewer.
+        """
         num = len(patches_KPP3)
         more = {} if reduce == 1 else {"reduce": reduce}
         while True:
@@ -216,7 +230,9 @@ class Encoder(nn.Module):
                     for first in range(0, max(num, 1), self.chunk)
                 ]
                 return torch.cat(parts)[:num]
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as cause:
+                if self.training or torch.is_grad_enabled():
+                    raise ChunkMemoryError(str(cause)) from cause
                 if not self.halve_chunk():
                     raise
 

@@ -23,6 +23,7 @@ from wsi_hr.listing import is_there
 from wsi_hr.method_config import DenseConfig
 from wsi_hr.methods.dense import patch_loss
 from wsi_hr.methods.method import Method, NoMemory, SlideMemory, StepContext
+from wsi_hr.models.encoder import ChunkMemoryError
 from wsi_hr.runtime import remove_folder, rng_for, seed_for, write_text_atomic
 from wsi_hr.training.calibration import Calibration
 from wsi_hr.training.checkpoint import (
@@ -274,21 +275,47 @@ def _train_epoch(
 
 
 def _step(method: Method, bags: list[Bag], update: AdamWUpdate, context: StepContext) -> float:
-    try:
-        return method.train_bags(bags, update, context)
-    except torch.OutOfMemoryError as cause:
-        raise TrainingError(
-            f"the device's memory is too small to learn from {len(bags)} slide(s) at a time; lower "
-            "train.batch_size, or the number of patches that the method learns from at a time"
-        ) from cause
-    except ValueError as cause:
-        if "more than 1 value per channel" not in str(cause):
-            raise
-        raise TrainingError(
-            f"slide(s) {', '.join(bag.slide_id for bag in bags)}: too few patches for batch norm; "
-            "raise train.batch_size, or set encoder.norm_stats=recalibrate (running, where weights "
-            "are loaded)"
-        ) from cause
+    """One step; where a chunk is too large for the device's memory, all of it with smaller ones."""
+    while True:
+        drawn = _randomness(method.encoder.device)
+        try:
+            return method.train_bags(bags, update, context)
+        except ChunkMemoryError as cause:
+            if not method.encoder.halve_chunk():
+                raise TrainingError(
+                    "the device's memory is too small to learn from one patch at a time "
+                    "(encoder.chunk is 1 already); choose a smaller encoder or smaller patches, or "
+                    "cut the encoder by encoder.cut"
+                ) from cause
+        except torch.OutOfMemoryError as cause:
+            raise TrainingError(
+                f"the device's memory is too small to learn from {len(bags)} slide(s) at a time; "
+                f"{method.less_memory}"
+            ) from cause
+        except ValueError as cause:
+            if "more than 1 value per channel" not in str(cause):
+                raise
+            raise TrainingError(
+                f"slide(s) {', '.join(bag.slide_id for bag in bags)}: too few patches for batch "
+                "norm; raise train.batch_size, or set encoder.norm_stats=recalibrate (running, "
+                "where weights are loaded)"
+            ) from cause
+        # out here nothing holds what the failed attempt kept for its gradient
+        update.discard()
+        _draw_again(method.encoder.device, drawn)
+
+
+def _randomness(device: torch.device) -> list[Tensor]:
+    """Where torch's generators stand."""
+    on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_device]
+
+
+def _draw_again(device: torch.device, drawn: list[Tensor]) -> None:
+    torch.set_rng_state(drawn[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(drawn[1], device)
+        torch.cuda.empty_cache()
 
 
 def _batches(data: TrainingSet, config: Config, epoch: int) -> Iterator[list[str]]:

@@ -63,6 +63,10 @@ class AdamWUpdate:
         if self.average is not None:
             self.average.update()
 
+    def discard(self) -> None:
+        """Throw away what was accumulated since the last step."""
+        self.optimizer.zero_grad(set_to_none=True)
+
     def judged(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that are judged and saved as best."""
         return nullcontext() if self.average is None else self.average.in_place()
