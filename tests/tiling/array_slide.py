@@ -22,6 +22,7 @@ class ArraySlide:
         damaged: rectangles of level-0 px; a read that touches one fails.
         empty: rectangles of level-0 px where the scan has nothing.
         icc_profile: what its colours mean.
+        interpolated: levels of which it shows what lies between their px.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class ArraySlide:
         damaged: Sequence[Bounds] = (),
         empty: Sequence[Bounds] = (),
         icc_profile: bytes | None = None,
+        interpolated: Sequence[int] = (),
     ) -> None:
         self.reader = "array"
         self.path = Path("array.tif")
@@ -53,6 +55,7 @@ class ArraySlide:
         self.bounds = bounds or Bounds(0, 0, *whole)
         self.damaged = damaged
         self.empty = empty
+        self.interpolated = interpolated
         self.num_read_px = 0
         self.largest_read_px = 0
 
@@ -83,6 +86,12 @@ class ArraySlide:
             rgb[rows, cols] = 255
             valid[rows, cols] = False
         return rgb, valid
+
+    def reader_of(self, level: int) -> str:
+        return self.reader
+
+    def interpolates(self, level: int) -> bool:
+        return level in self.interpolated
 
     def thumbnail(self, max_px: int) -> UInt8Array:
         if self.damaged:

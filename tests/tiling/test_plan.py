@@ -75,6 +75,29 @@ def test_coarsest_level_that_is_fine_enough(mpp, asked, level, scale):
         assert plan.stride_px0 == pytest.approx((footprint * 0.75, footprint * 0.75))
 
 
+@pytest.mark.parametrize(
+    ("interpolated", "asked", "level"),
+    [
+        ((1, 2, 3), 1.0, 2),  # level 0 would take 16 times the px
+        ((1, 3), 1.0, 2),
+        ((2, 3), 1.0, 1),  # 4 times the px, and they are the slide's own
+        ((1,), 0.5, 0),
+        ((1,), 1.0, 2),
+        ((3,), 4.0, 3),  # 16 times
+        ((0, 1, 2, 3), 0.5, 1),
+    ],
+)
+def test_a_level_that_is_interpolated_gives_way_to_an_exact_one(interpolated, asked, level):
+    slide = ArraySlide(
+        sizes=[(64000 // k, 48000 // k) for k in (1, 2, 4, 16)],
+        mpp=(0.25, 0.25),
+        interpolated=interpolated,
+    )
+    plan = plan_read(slide, spec(asked))
+    assert plan.level == level
+    assert plan.patch_px0 == pytest.approx((256 * asked / 0.25, 256 * asked / 0.25))
+
+
 def test_axes_are_planned_each_by_itself():
     plan = plan_read(pyramid((0.25, 0.5), 1), spec(0.5))
     assert plan.scale == (2.0, 1.0)

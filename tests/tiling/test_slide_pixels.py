@@ -17,6 +17,7 @@ from wsi_hr.bags.bag_set import BagSet
 from wsi_hr.config import TileConfig
 from wsi_hr.errors import SlideError, StoreError
 from wsi_hr.geometry import Point, Size
+from wsi_hr.slides import openslide_reader
 from wsi_hr.slides.source import Source
 from wsi_hr.store.patch_store import PatchStore, verify_store
 from wsi_hr.testing.svs import TILE_PX, write_svs
@@ -44,7 +45,7 @@ def jpeg_slide(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def odd_pyramid(tmp_path_factory) -> Path:
-    """Lossless tiles; the second level is no whole part of the first, so OpenSlide interpolates."""
+    """Lossless tiles; the second level is no whole part of the first."""
     path = tmp_path_factory.mktemp("odd") / "s.tif"
     half = np.ascontiguousarray(TISSUE[:1020:2, :1018:2][:450, :450])
     with tifffile.TiffWriter(path) as writer:
@@ -80,7 +81,7 @@ def tiled(path: Path, folder: Path, codec: str, **settings: object) -> PatchStor
         ("jpeg_slide", {"mpp": 0.25, "stain": "macenko"}, "jpeg tiles"),
         ("jpeg_slide", {"mpp": 0.5, "patch_size": 48, "stain": "reinhard"}, "jpeg tiles"),
         ("odd_pyramid", {"mpp": 0.25, "patch_size": 64}, "OpenSlide"),
-        ("odd_pyramid", {"mpp": 0.6, "patch_size": 16}, "OpenSlide"),
+        ("odd_pyramid", {"mpp": 0.6, "patch_size": 16}, "tifffile"),
     ],
 )
 def test_patches_are_those_of_a_raw_store(tmp_path, request, slide, settings, reader):
@@ -97,6 +98,27 @@ def test_patches_are_those_of_a_raw_store(tmp_path, request, slide, settings, re
     for patch in RNG.permutation(len(raw))[:12].tolist():
         assert np.array_equal(virtual.read(np.array([patch]))[0], pixels[patch])
     assert not list((tmp_path / "virtual/s.zarr").rglob("patches"))
+
+
+def test_what_openslide_interpolates_is_read_as_it_was(tmp_path, odd_pyramid, monkeypatch):
+    """By where a read begins the px differ that it shows of such a level."""
+    monkeypatch.setattr(openslide_reader, "PLAIN_PYRAMIDS", frozenset())
+    asked = {"mpp": 0.6, "patch_size": 16}
+    config = TileConfig.model_validate({"min_tissue": 0.0, **asked})
+    result = tile_slide(odd_pyramid, "s", tmp_path / "s.zarr", config, None, "x")
+    assert result.reason == (
+        "OpenSlide interpolates between the px of level 1, whose size is no whole part of the "
+        "slide's"
+    )
+    raw, virtual = (tiled(odd_pyramid, tmp_path, codec, **asked) for codec in ("raw", "virtual"))
+    assert (raw.info.reader, raw.info.plan.level) == ("OpenSlide", 1)
+    pixels = raw.read(np.arange(len(raw)))
+    for some in (np.arange(len(raw)), RNG.permutation(len(raw))[:50], RNG.permutation(12)):
+        assert np.array_equal(virtual.read(some), pixels[some])
+    monkeypatch.undo()
+    again = open_store(virtual.path)
+    with pytest.raises(StoreError, match="by OpenSlide when it was tiled and is by tifffile here"):
+        again.read(np.array([0]))
 
 
 def test_every_scale_is_read_from_its_level(tmp_path, jpeg_slide):

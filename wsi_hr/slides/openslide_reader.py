@@ -6,6 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,17 @@ import openslide
 from openslide import lowlevel
 
 from wsi_hr.errors import SlideError
-from wsi_hr.geometry import BoolArray, Bounds, Point, Size, UInt8Array
+from wsi_hr.geometry import BoolArray, Bounds, Pair, Point, Size, UInt8Array
 from wsi_hr.slides.compositing import on_white
 from wsi_hr.slides.jpeg_tiles import JpegTiles
 from wsi_hr.slides.level_check import levels_alike
+from wsi_hr.slides.level_pages import LevelPages, Shown
 from wsi_hr.slides.levels import downsamples_of, nearest, read_clipped, to_level
 from wsi_hr.slides.mpp import MppClaim, judge_mpp, parse_number, resolution, stated
 from wsi_hr.slides.slide import Slide, profile_of_tiles
 from wsi_hr.slides.thumbnail import draw_thumbnail
-from wsi_hr.slides.tiff import ShownLevels, jpeg_tiles_of_sizes, levels_shown
-from wsi_hr.slides.tiff_page import why_too_large, why_too_long
+from wsi_hr.slides.tiff import ShownLevels, TiffReader, jpeg_tiles_of_sizes, levels_shown
+from wsi_hr.slides.tiff_page import TiffPageReader, why_too_large, why_too_long
 from wsi_hr.slides.vendors import GENERIC_TIFF, PLAIN_PYRAMIDS
 
 _CACHE_BYTES = 64 << 20  # for all slides of a process: 60 handles with their own took 982 MB
@@ -49,8 +51,8 @@ class OpenSlideReader(Slide):
     """A slide read by OpenSlide.
 
     After its first error an OpenSlide handle fails for good regions too, so it is dropped and the
-    next read opens another. Between levels that are not reduced by whole numbers OpenSlide
-    interpolates: their pixels are then displaced by at most half a level-0 px.
+    next read opens another. Levels between whose px it interpolates are read from their TIFF pages
+    where that can be (:mod:`wsi_hr.slides.level_pages`).
     """
 
     reader = "OpenSlide"
@@ -68,6 +70,7 @@ class OpenSlideReader(Slide):
         self._lock = threading.Lock()
         self._closed = False
         self._jpeg_tiles: list[JpegTiles | None] | None = None  # per level, once asked for
+        self._level_pages: LevelPages | None = None  # likewise
         handle = _open_handle(path)
         self._handle: openslide.OpenSlide | None = handle
         known = handle.properties
@@ -78,7 +81,8 @@ class OpenSlideReader(Slide):
         shown = _shown(path, self.vendor, sizes, tile_sizes)
         self.associated_images = tuple(sorted({*handle.associated_images, *shown.beside}))
         self._own_downsamples = handle.level_downsamples
-        self._take_levels(shown.levels, sizes, tile_sizes)
+        self._sizes = list(zip(sizes, tile_sizes, strict=True))
+        self._take_levels(shown.levels)
         self._icc_profile = _icc_profile(handle)
         self.bounds = _bounds(properties, self.level_dimensions[0])
         self.objective_power = _objective_power(properties)
@@ -92,16 +96,22 @@ class OpenSlideReader(Slide):
             raise SlideError(f"{path}: {reason}")
         doubtful = [k for k, level in enumerate(self._levels) if level in shown.doubtful]
         kept = [self._levels[k] for k in levels_alike(self, doubtful)]
-        self._take_levels(kept, sizes, tile_sizes)
+        self._take_levels(kept)
 
-    def _take_levels(
-        self, levels: list[int], sizes: list[Size], tile_sizes: list[Size | None]
-    ) -> None:
-        """Be a slide of these of OpenSlide's levels, which have those px, and px of a tile."""
+    def _take_levels(self, levels: list[int]) -> None:
+        """Be a slide of these of OpenSlide's levels."""
         self._levels = levels
-        self.level_dimensions = tuple(sizes[level] for level in levels)
+        self.level_dimensions = tuple(self._sizes[level][0] for level in levels)
         self.level_downsamples = downsamples_of(self.level_dimensions)
-        self.level_tile_sizes = tuple(tile_sizes[level] for level in levels)
+        self.level_tile_sizes = tuple(self._sizes[level][1] for level in levels)
+
+    def reader_of(self, level: int) -> str:
+        """See :class:`Slide`."""
+        return self.reader if self._page_of(level) is None else TiffReader.reader
+
+    def interpolates(self, level: int) -> bool:
+        """See :class:`Slide`."""
+        return self._misses_px(level) and self._page_of(level) is None
 
     @property
     def icc_profile(self) -> bytes | None:
@@ -135,25 +145,56 @@ class OpenSlideReader(Slide):
         with self._lock:
             self._closed = True
             self._handle = None
+        if self._level_pages is not None:
+            self._level_pages.close()
         for tiles in self._jpeg_tiles or ():
             if tiles is not None:
                 tiles.close()
 
+    def _misses_px(self, level: int) -> bool:
+        """Whether OpenSlide cannot be sent to every px of a level.
+
+        It divides a corner in level-0 px by a downsample of its own, in most formats the mean of
+        both axes' size ratios.
+        """
+        return not float(self._own_downsamples[self._levels[level]]).is_integer()
+
+    def _page_of(self, level: int) -> TiffPageReader | None:
+        """What reads a level whose px OpenSlide misses; None: nothing has to, or nothing can."""
+        if self.vendor not in PLAIN_PYRAMIDS or not self._misses_px(level):
+            return None
+        with self._lock:
+            if self._level_pages is None:
+                self._level_pages = LevelPages(self.path)
+            pages = self._level_pages
+        own = self._levels[level]
+        return pages.reader(own, *self._sizes[own], partial(self._shown, own))
+
     def _read(self, level: int, inner: Bounds) -> tuple[UInt8Array, BoolArray]:
-        # OpenSlide divides by its own downsample, the mean of both axes' size ratios: only times
-        # that number do we get back to the px of the level that is meant.
-        downsample = self._own_downsamples[self._levels[level]]
-        corner0 = (nearest(inner.x * downsample), nearest(inner.y * downsample))
-        handle = self._opened()
+        page = self._page_of(level)
         try:
-            image = handle.read_region(corner0, self._levels[level], (inner.w, inner.h))
-        except openslide.OpenSlideError as cause:
-            self._forget(handle)
+            if page is not None:
+                return page.read(inner)
+            return self._shown(self._levels[level], inner)[0:2]
+        except SlideError as cause:
             raise SlideError(
                 f"{self.path}: level {level} cannot be read at ({inner.x}, {inner.y}), {cause}; "
                 "copy the file again from its source"
             ) from cause
-        return on_white(np.asarray(image))
+
+    def _shown(self, own: int, inner: Bounds) -> Shown:
+        """What OpenSlide shows of one of its levels, and from where, px of the level."""
+        downsample = self._own_downsamples[own]
+        corner0 = Point(nearest(inner.x * downsample), nearest(inner.y * downsample))
+        handle = self._opened()
+        try:
+            image = handle.read_region(corner0, own, (inner.w, inner.h))
+        except openslide.OpenSlideError as cause:
+            self._forget(handle)
+            raise SlideError(str(cause)) from cause
+        return Shown(
+            *on_white(np.asarray(image)), Pair(corner0.x / downsample, corner0.y / downsample)
+        )
 
     def _opened(self) -> openslide.OpenSlide:
         with self._lock:

@@ -69,6 +69,14 @@ class Slide(Protocol):
         """
         ...
 
+    def reader_of(self, level: int) -> str:
+        """Which library gives the px of a level: :attr:`reader`, or another where that is exact."""
+        return self.reader
+
+    def interpolates(self, level: int) -> bool:
+        """Whether :meth:`read_region` shows what lies between px of a level instead of its px."""
+        return False
+
     def thumbnail(self, max_px: int) -> UInt8Array:
         """The whole level-0 frame u8[h, w, 3], averaged down to ``max_px`` on its longest edge.
 

@@ -32,6 +32,7 @@ BLOCK_CELLS = 16
 
 _DECODE_SCALES = (1, 2, 4, 8)
 _MANY = 4  # px of the decoder per patch px, from which on it does not matter how they lie
+_WORTH = 4.1  # times the px that exact ones may take: a level of factor 2, its size rounded
 _NOTHING = np.zeros(0, np.float32)
 _SLACK = 1e-6  # px; absorbs float rounding where a footprint ends exactly at a border
 
@@ -42,6 +43,8 @@ def plan_read(slide: Slide, spec: PatchSpec) -> ReadPlan:
     A level is sufficient when it is at least as fine as asked on both axes. Where a whole number
     of its px comes within ``spec.mpp_tolerance`` of what was asked, that is taken: a slide of 0.499
     um/px asked at 0.5 is not resampled, one of 0.2527 is halved. Pixels are only ever reduced.
+    A level of which its reader shows what lies between its px is passed over for the next finer one
+    that is exact, unless that takes more than some 4 times the px.
 
     Args:
         slide: open slide; its ``mpp`` is um per level-0 px.
@@ -71,7 +74,12 @@ def plan_read(slide: Slide, spec: PatchSpec) -> ReadPlan:
             f"{max(slide.mpp.x, slide.mpp.y):.4g} or more, or correct the slide's mpp with "
             "--mpp-override"
         )
-    _, level, scale = max(sufficient, key=lambda found: (found[0], -found[1]))
+    area, level, scale = max(sufficient, key=_coarseness)
+    if slide.interpolates(level):
+        exact = [found for found in sufficient if not slide.interpolates(found[1])]
+        finer = max(exact, key=_coarseness, default=None)
+        if finer is not None and area <= _WORTH * finer[0]:
+            _, level, scale = finer
     downsample = slide.level_downsamples[level]
     px0 = Pair(scale.x * downsample.x, scale.y * downsample.y)
     return ReadPlan(
@@ -194,6 +202,10 @@ def num_left_out(
         return 0
     unspoilt = TissueMask(mask.mask | (mask.artifacts > 0), mask.downsample, mask.method)
     return len(plan_grid(level0_size, bounds, plan, unspoilt, min_tissue)) - len(grid)
+
+
+def _coarseness(found: tuple[float, int, Pair]) -> tuple[float, int]:
+    return found[0], -found[1]
 
 
 def _scale(level_mpp: float, spec: PatchSpec) -> float:

@@ -202,7 +202,7 @@ class _OpenSlide:
         self._tile_of = None
         if self._tiles is not None:
             self._tile_of = tiles_of(store.grid, info.plan, edge, self._tiles)
-        self._reads_alike = all(factor.is_integer() for factor in info.plan.level_downsample)
+        self._reads_alike = not self._slide.interpolates(info.plan.level)
         self._first_of_task = np.array(
             [task[0] for task in tasks_of(store.grid, edge)], dtype=np.int64
         )
@@ -317,10 +317,12 @@ class _OpenSlide:
                 "when it was tiled; run wsi-hr tile again"
             )
         tiles = self._slide.jpeg_tiles(info.plan.level) if info.reader == "jpeg tiles" else None
-        if info.reader != ("jpeg tiles" if tiles else self._slide.reader):
+        reader = "jpeg tiles" if tiles else self._slide.reader_of(info.plan.level)
+        if info.reader != reader:
             raise StoreError(
-                f"{self._store.path}: its slide {self._path} was read by {info.reader}, which does "
-                "not open it here; see wsi-hr doctor, or run wsi-hr tile again"
+                f"{self._store.path}: its slide {self._path} was read by {info.reader} when it was "
+                f"tiled and is by {reader} here, which may give other pixels; see wsi-hr doctor, "
+                "or run wsi-hr tile again"
             )
         return tiles
 

@@ -55,7 +55,7 @@ class Scale:
     @property
     def reader(self) -> str:
         """What reads the patches."""
-        return self.slide.reader if self.tiles is None else "jpeg tiles"
+        return self.slide.reader_of(self.plan.level) if self.tiles is None else "jpeg tiles"
 
     @property
     def mode(self) -> str:
@@ -67,6 +67,16 @@ class Scale:
         edge = self.config.patch_size
         copied = self.tiles is not None and coincides(self.grid, self.plan, edge, self.tiles)
         return "passthrough" if copied else "jpeg"
+
+    @property
+    def why_blurred(self) -> str:
+        """What is to be said of patches that are not the px of a level; empty: they are."""
+        if self.tiles is not None or not self.slide.interpolates(self.plan.level):
+            return ""
+        return (
+            f"{self.slide.reader} interpolates between the px of level {self.plan.level}, whose "
+            "size is no whole part of the slide's"
+        )
 
     @property
     def decoding(self) -> Decoding | None:

@@ -248,6 +248,11 @@ def notes_before(origin: Origin, survey: Survey, info: StoreInfo) -> list[str]:
     return [
         *info.colour_notes,
         *(
+            at_scale(scale.config.mpp, config, scale.why_blurred)
+            for scale in survey.scales
+            if len(scale.grid) and scale.why_blurred
+        ),
+        *(
             at_scale(scale.config.mpp, config, scale.why_empty(survey.mask, origin.given, 0))
             for scale in survey.scales
             if not len(scale.grid)
