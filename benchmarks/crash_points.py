@@ -26,6 +26,24 @@ from benchmarks.crash_modes import KINDS, MODES
 from benchmarks.planted import plant
 
 _TELL_EVERY = 200
+_KILLS = ("kill", "tear")
+
+
+def _commands(verb: str) -> tuple[str, ...]:
+    return tuple(name for name in NAMES if name.partition(" ")[0] == verb)
+
+
+SWEEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "A5a": (_commands("tile"), _KILLS),
+    "A5b": (_commands("train"), _KILLS),
+    "A5c": (_commands("predict"), _KILLS),
+    "A5d": (_commands("export"), _KILLS),
+    "A5e": (_commands("sample"), _KILLS),
+    "A6a": (NAMES, ("full", "ENOSPC", "short")),
+    "A6b": (NAMES, ("EIO",)),
+    "A6c": (NAMES, ("EACCES",)),
+}
+"""Rows of docs/faults.md: the commands that are disturbed, and how."""
 
 
 @dataclass

@@ -2,7 +2,10 @@
 
     python -m benchmarks.fault_table              # run every test that names a row, and report
     python -m benchmarks.fault_table --write      # and keep the figures, in docs and in results
+    python -m benchmarks.fault_table --junit FILE ... --sweep benchmarks/results/crash_points.json
 
+The third runs nothing: it reports what runs of pytest left (``--junitxml``), and, for the rows of
+calls that go wrong, what ``python -m benchmarks.faults --json FILE crash_points`` did.
 Ends with 1 unless every row was tried and has survived. Rows of the container need root and
 buildah; where that is missing they are not tried.
 """
@@ -20,7 +23,10 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
+
+from benchmarks.crash_points import SWEEPS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "faults.md"
@@ -98,6 +104,26 @@ def trials_of(junit: Path) -> tuple[dict[str, Trial], list[str]]:
     return trials, nameless
 
 
+def trials_of_sweep(report: Mapping[str, Any]) -> dict[str, Trial]:
+    """Trials by row, from what the crash points of all commands came to.
+
+    A row counts as tried when every command of it was disturbed in every way of it.
+    """
+    trials = {}
+    for row, (commands, modes) in SWEEPS.items():
+        trial = trials[row] = Trial()
+        done = report["commands"]
+        if all(mode in done.get(name, {}).get("cases", {}) for name in commands for mode in modes):
+            trial.tests = sum(done[name]["cases"][mode] for name in commands for mode in modes)
+        trial.failed = [
+            problem
+            for problem in report["violations"]
+            if problem.partition(": ")[0] in commands
+            and problem.partition(": ")[2].partition(" ")[0] in (*modes, "undisturbed:")
+        ]
+    return trials
+
+
 def figures_of(rows: Sequence[Row], trials: Mapping[str, Trial]) -> dict[str, dict[str, int]]:
     """Rows, tried and survived by section and of all together, of the rows that count."""
     figures: dict[str, dict[str, int]] = {}
@@ -149,6 +175,15 @@ def with_table(page: str, table: str) -> str:
     return f"{before}{_BEGIN}\n{table}\n{_END}{after}"
 
 
+def add(trials: dict[str, Trial], more: Mapping[str, Trial]) -> None:
+    """What another run found, to the rest."""
+    for row, trial in more.items():
+        known = trials.setdefault(row, Trial())
+        known.tests += trial.tests
+        known.skipped += trial.skipped
+        known.failed += trial.failed
+
+
 def run_tests(junit: Path, more: Sequence[str]) -> int:
     """Run all tests that name a row; pytest's exit code."""
     container = {"WSI_HR_DOCKER": "1"} if shutil.which("buildah") else {}
@@ -161,15 +196,28 @@ def main() -> None:
     """Try every row, and report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--write", action="store_true", help="keep the figures")
-    parser.add_argument("--junit", type=Path, help="report these results, run nothing")
+    parser.add_argument(
+        "--junit", type=Path, action="append", help="report these results, run nothing; repeatable"
+    )
+    parser.add_argument("--sweep", type=Path, help="with --junit: findings of crash_points")
     given, more = parser.parse_known_args()
     code = 0
-    junit = given.junit
+    trials: dict[str, Trial] = {}
+    problems: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        if junit is None:
-            junit = Path(folder) / "faults.xml"
-            code = run_tests(junit, more)
-        trials, problems = trials_of(junit)
+        files = given.junit or [Path(folder) / "faults.xml"]
+        if not given.junit:
+            code = run_tests(files[0], more)
+        for file in files:
+            found, nameless = trials_of(file)
+            add(trials, found)
+            problems += nameless
+    if given.sweep is not None:
+        sweep = json.loads(given.sweep.read_text())["crash_points"]
+        found = trials_of_sweep(sweep)
+        add(trials, found)
+        named = {problem for trial in found.values() for problem in trial.failed}
+        problems += [problem for problem in sweep["violations"] if problem not in named]
     page = PAGE.read_text(encoding="utf-8")
     rows = list(rows_of(page))
     problems += problems_of(rows, trials)

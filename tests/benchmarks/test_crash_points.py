@@ -27,7 +27,7 @@ from benchmarks.crash_commands import NAMES
 from benchmarks.crash_driver import HOW, Ended, Fault
 from benchmarks.crash_lane import NoCompilerError, build_preload, state_of
 from benchmarks.crash_modes import KINDS, MODES
-from benchmarks.crash_points import crash_points
+from benchmarks.crash_points import SWEEPS, crash_points
 from benchmarks.crash_trace import TRACED, Call, read_counted, read_strace, unseen
 from benchmarks.faults import PROOFS, prove
 
@@ -318,26 +318,6 @@ def test_every_call_of_an_export_may_be_its_last_or_find_the_disk_full(tmp_path)
     if report.facts["strace"] == "not installed":
         pytest.skip("all but the comparison with strace, which is not installed")
     assert report.facts["strace"] == "0 differences"
-
-
-def _commands(verb: str) -> tuple[str, ...]:
-    return tuple(name for name in NAMES if name.partition(" ")[0] == verb)
-
-
-KILLS = ("kill", "tear")
-SWEEPS = {
-    **{
-        row: (_commands(verb), KILLS)
-        for row, verb in zip(
-            ("A5a", "A5b", "A5c", "A5d", "A5e"),
-            ("tile", "train", "predict", "export", "sample"),
-            strict=True,
-        )
-    },
-    "A6a": (NAMES, ("full", "ENOSPC", "short")),
-    "A6b": (NAMES, ("EIO",)),
-    "A6c": (NAMES, ("EACCES",)),
-}
 
 
 @pytest.mark.slow
