@@ -226,6 +226,12 @@ def saved(content: Any) -> bytes:
     return held.getvalue()
 
 
+def with_a_negative_variance() -> State:
+    found = resnet()
+    found["layer2.0.bn2.running_var"].view(-1)[3] = -1e-3
+    return found
+
+
 def with_nan() -> State:
     found = resnet()
     found["layer2.0.conv1.weight"].view(-1)[3] = float("nan")
@@ -442,6 +448,11 @@ REFUSED = [
         "values that are not numbers (NaN)",
         "refused: names the tensor",
         to_torch(with_nan), said="layer2.0.conv1.weight has values that are not finite",
+    ),
+    WeightsCase(
+        "a batch norm's variance below 0",
+        "refused: names the tensor",
+        to_torch(with_a_negative_variance), said="bn2.running_var is a variance and below 0",
     ),
     WeightsCase(
         "whole numbers of a quantised network",

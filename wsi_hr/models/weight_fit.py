@@ -38,6 +38,7 @@ _COMPUTED = (
     *("relative_position_index", "relative_coords_table", "attn_mask", "attention_bias_idxs"),
     "bias_mask",
 )
+_VARIANCE = "running_var"
 _COUNTER = "num_batches_tracked"
 
 
@@ -158,6 +159,8 @@ def no_numbers(tensors: Mapping[str, Tensor], net: nn.Module) -> str | None:
             )
         if one.is_floating_point() and not torch.isfinite(one.float()).all():
             return f"{name} has values that are not finite; fetch the file again, or an earlier one"
+        if name.endswith(_VARIANCE) and (one < 0).any():
+            return f"{name} is a variance and below 0; fetch the file again, or an earlier one"
     return None
 
 
