@@ -47,8 +47,9 @@ def tell_copies(folder: Place, table: StatusTable) -> None:
     for slide_id in table.done:
         try:
             found = read_digests(file_in(folder, slide_id, STORE_SUFFIX, of="slide id"))
-        except StoreError:
-            continue  # damaged since; verify finds it, and whoever opens it
+        except StoreError as error:
+            logger.warning("%s; so its content is not compared with that of other slides", error)
+            continue
         digests[slide_id] = found.source_sha256, found.pixels_sha256
     copies_of: dict[str, str] = {}
     for group in same_content(digests):

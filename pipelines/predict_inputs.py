@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,7 +145,7 @@ def _whole_store(folder: Place, mpp: float) -> PatchesFrom:
     """All slides of a store, those of its status table that have no patches included."""
     ids = tuple(stored_slides(folder))
     table = folder / STATUS_FILE
-    status = {row["slide_id"]: row for row in read_table(table).rows} if is_there(table) else {}
+    status = _rows_of(table) if is_there(table) else {}
     problems = {slide_id: name_problem(slide_id, STORE_SUFFIX) for slide_id in status}
     if problems and all(problems.values()):
         slide_id, problem = next(iter(problems.items()))
@@ -165,6 +166,29 @@ def _whole_store(folder: Place, mpp: float) -> PatchesFrom:
             others.append(PredictionRow(slide_id, row["status"], row["reason"]))
     names = names_key_of(folder / TILE_FILE)
     return PatchesFrom(BagSet(folder, mpp=mpp), ids, tuple(others), names)
+
+
+def _rows_of(path: Place) -> dict[str, dict[str, str]]:
+    """The rows of a status table, by slide.
+
+    Raises:
+        LabelError: it is none, or has two of a slide.
+        ReadError: it cannot be read.
+    """
+    table = read_table(path)
+    again = "run the same wsi-hr tile again, which writes it anew"
+    absent = [name for name in ("slide_id", "status", "reason") if name not in table.columns]
+    if absent:
+        raise LabelError(
+            f"{path}: has no column {' and no column '.join(absent)}, so it is no status table of "
+            f"wsi-hr tile; {again}"
+        )
+    rows = {row["slide_id"]: row for row in table.rows}
+    if len(rows) < len(table.rows):
+        counts = Counter(row["slide_id"] for row in table.rows)
+        twice = next(slide_id for slide_id, count in counts.items() if count > 1)
+        raise LabelError(f"{path}: has {counts[twice]} rows of slide {twice!r}; {again}")
+    return rows
 
 
 def _is_store(path: Place) -> bool:

@@ -305,6 +305,10 @@ def _check_status(folder: Place) -> Iterator[str]:
     if not set(STATUS_COLUMNS) <= set(table.columns):
         yield f"{path}: is no status table of wsi-hr tile; {again}"
         return
+    counts = Counter(row["slide_id"] for row in table.rows)
+    for slide_id, count in counts.items():
+        if count > 1:
+            yield f"{path}: has {count} rows of slide {slide_id!r}; {again}"
     for row in table.rows:
         problem = name_problem(row["slide_id"], STORE_SUFFIX)
         if problem is not None:

@@ -163,6 +163,26 @@ def test_a_slide_is_predicted_alike_alone_and_in_company(predicted, run, store, 
             assert (out / name).read_bytes() == (predicted / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda text: text.replace("status,", "state,", 1), "has no column status"),
+        (lambda text: text.replace("slide_id", "id", 1), "has no column slide_id"),
+        (lambda text: text + text.splitlines()[1] + "\n", "has 2 rows of slide 'slide_001'"),
+    ],
+)
+def test_a_table_that_is_no_status_table_is_told(cli, run, own_store, tmp_path, spoil, why):
+    table = own_store / "status.csv"
+    table.write_text(spoil(table.read_text()))
+    ended = cli("predict", run, own_store, "-o", tmp_path / "out")
+    assert ended.code == 2
+    assert why in ended.err
+    assert "run the same wsi-hr tile again" in ended.err
+    verified = cli("verify", own_store)
+    assert verified.code == 1
+    assert "no status table" in verified.out or why in verified.out
+
+
 def test_one_side_of_the_split(predicted, run, store, own_store, tmp_path):
     together = rows_of(predicted / PREDICTIONS)
     test_slides = {"slide_005", "slide_007"}

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from pipelines import copies
 from pipelines.predict import predict_stage
 from pipelines.settings import resolve
 from pipelines.tile import tile_stage
 from pipelines.train import LabelsSource, train_stage
 from pipelines.verify import verify_stage
-from wsi_hr.errors import LabelError
+from wsi_hr.errors import LabelError, StoreReadError
 
 HELD_OUT = ("slide_005", "slide_007")
 
@@ -80,6 +81,21 @@ def test_copies_are_found_over_several_runs(own_store, cohort, tmp_path, caplog)
     tiled(cohort / "slides", own_store)
     assert "identical" not in caplog.text
     assert {row["reason"] for row in rows_of(own_store / "status.csv")} == {""}
+
+
+def test_a_slide_that_cannot_be_compared_is_told(own_store, cohort, tmp_path, caplog, monkeypatch):
+    read = copies.read_digests
+
+    def failing(path: Path):
+        if path.name == "slide_002.zarr":
+            raise StoreReadError(f"{path}: cannot be read (Input/output error)")
+        return read(path)
+
+    monkeypatch.setattr(copies, "read_digests", failing)
+    with caplog.at_level(logging.WARNING):
+        tiled(cohort / "slides", own_store)
+    assert "slide_002.zarr: cannot be read" in caplog.text
+    assert "its content is not compared" in caplog.text
 
 
 def test_another_slide_of_the_same_name_does_not_take_a_place_unseen(
