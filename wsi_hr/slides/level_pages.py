@@ -20,6 +20,7 @@ import tifffile
 
 from wsi_hr.errors import SlideError
 from wsi_hr.geometry import BoolArray, Bounds, Pair, Size, UInt8Array
+from wsi_hr.slides.levels import richest_tiles
 from wsi_hr.slides.tiff_page import SegmentCache, TiffPageReader, why_refused, why_too_large
 from wsi_hr.slides.tiff_pages import damage_told, facts_of, opened_tiff, walk
 
@@ -28,7 +29,6 @@ logger = logging.getLogger(__name__)
 _WINDOW_PX = 48
 _MARGIN_PX = 4  # of a tile, where OpenSlide blends with the next one
 _TOLERANCE = 3.0  # grey levels, mean of a window: two decoders round, and blends are in 1/128
-_SAMPLES_PER_AXIS = 2
 
 
 class Shown(NamedTuple):
@@ -156,13 +156,10 @@ def _windows(reader: TiffPageReader) -> Iterator[Bounds]:
     tile, size = reader.tile_size, reader.size
     across, down = -(-size.w // tile.w), -(-size.h // tile.h)
     counts = np.array(reader.page.databytecounts[: across * down], np.int64).reshape(down, across)
-    for rows in np.array_split(np.arange(down), min(down, _SAMPLES_PER_AXIS)):
-        for cols in np.array_split(np.arange(across), min(across, _SAMPLES_PER_AXIS)):
-            part = counts[np.ix_(rows, cols)]
-            row, col = np.unravel_index(int(part.argmax()), part.shape)
-            left, top = int(cols[col]) * tile.w, int(rows[row]) * tile.h
-            right, bottom = min(left + tile.w, size.w), min(top + tile.h, size.h)
-            w = min(_WINDOW_PX, right - left - 2 * _MARGIN_PX)
-            h = min(_WINDOW_PX, bottom - top - 2 * _MARGIN_PX)
-            if min(w, h) > 0:
-                yield Bounds((left + right - w) // 2, (top + bottom - h) // 2, w, h)
+    for col, row in richest_tiles(counts):
+        left, top = col * tile.w, row * tile.h
+        right, bottom = min(left + tile.w, size.w), min(top + tile.h, size.h)
+        w = min(_WINDOW_PX, right - left - 2 * _MARGIN_PX)
+        h = min(_WINDOW_PX, bottom - top - 2 * _MARGIN_PX)
+        if min(w, h) > 0:
+            yield Bounds((left + right - w) // 2, (top + bottom - h) // 2, w, h)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from wsi_hr.geometry import BoolArray, Bounds, Pair, Point, Size, UInt8Array
+from wsi_hr.geometry import BoolArray, Bounds, Int64Array, Pair, Point, Size, UInt8Array
 
 _SHAPE_TOLERANCE = 0.01
+_SAMPLES_PER_AXIS = 2
 
 
 def downsamples_of(dimensions: Sequence[Size]) -> tuple[Pair, ...]:
@@ -67,6 +68,22 @@ def read_clipped(
         cols = slice(left - corner.x, right - corner.x)
         rgb[rows, cols], valid[rows, cols] = read(inner)
     return rgb, valid
+
+
+def richest_tiles(counts: Int64Array) -> list[tuple[int, int]]:
+    """Of each quarter of a level the tile (col, row) of the most bytes, so one with tissue.
+
+    Args:
+        counts: bytes i64[rows, cols] of its tiles.
+    """
+    quarters = [np.array_split(np.arange(num), min(num, _SAMPLES_PER_AXIS)) for num in counts.shape]
+    chosen = []
+    for rows in quarters[0]:
+        for cols in quarters[1]:
+            part = counts[np.ix_(rows, cols)]
+            row, col = np.unravel_index(int(part.argmax()), part.shape)
+            chosen.append((int(cols[col]), int(rows[row])))
+    return chosen
 
 
 def explains(whole: Size, factor: int, size: Size) -> bool:

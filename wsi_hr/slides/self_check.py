@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -12,14 +11,13 @@ from wsi_hr.errors import SlideError
 from wsi_hr.geometry import Point, Size, UInt8Array
 from wsi_hr.pixel_memory import empty_pixels
 from wsi_hr.slides.jpeg_tiles import JpegTiles
-from wsi_hr.slides.levels import nearest
+from wsi_hr.slides.levels import nearest, richest_tiles
 from wsi_hr.slides.slide import Slide
 
 logger = logging.getLogger(__name__)
 
 _found: WeakKeyDictionary[Slide, dict[int, JpegTiles | None]] = WeakKeyDictionary()
 
-_SAMPLES_PER_AXIS = 2
 _TOLERANCE = 2  # grey levels: builds of libjpeg-turbo may round differently, nothing else may
 
 
@@ -45,7 +43,8 @@ def _check(slide: Slide, level: int) -> JpegTiles | None:
     if tiles is None:
         return None
     num_equal = 0
-    for col, row in _samples(tiles):
+    last = tiles.grid_size.w - 1, tiles.grid_size.h - 1
+    for col, row in sorted({*richest_tiles(tiles.byte_counts), last}):
         try:
             ours, theirs = _decode(tiles, col, row), _read(slide, level, tiles, col, row)
         except SlideError as cause:
@@ -61,20 +60,6 @@ def _check(slide: Slide, level: int) -> JpegTiles | None:
             return None
         num_equal += 1
     return tiles if num_equal else None
-
-
-def _samples(tiles: JpegTiles) -> Iterator[tuple[int, int]]:
-    """Tiles (col, row) to compare."""
-    across, down = tiles.grid_size
-    rows = np.array_split(np.arange(down), min(down, _SAMPLES_PER_AXIS))
-    cols = np.array_split(np.arange(across), min(across, _SAMPLES_PER_AXIS))
-    chosen = {(across - 1, down - 1)}
-    for part_rows in rows:
-        for part_cols in cols:
-            counts = tiles.byte_counts[np.ix_(part_rows, part_cols)]
-            row, col = np.unravel_index(int(counts.argmax()), counts.shape)
-            chosen.add((int(part_cols[col]), int(part_rows[row])))
-    yield from sorted(chosen)
 
 
 def _decode(tiles: JpegTiles, col: int, row: int) -> UInt8Array:
