@@ -63,11 +63,16 @@ TOLD: dict[str, Callable[[bytes], bytes]] = {
     "behind fill bytes": lambda stream: before(stream, b"\xff\xda", b"\xff\xff\xff", COMMENT),
     "before the end": lambda stream: before(stream, EOI, COMMENT),
     "before the end, filled": lambda stream: before(stream, EOI, b"\xff", EXIF, b"\xff\xff"),
+    "behind a restart marker": lambda stream: before(stream, EOI, b"\xff\xd3", NAME),
+    "behind two, filled": lambda stream: before(stream, EOI, b"\xff\xff\xd0\xff\xd1", NAME),
     "behind the end": lambda stream: stream + NAME,
     "behind the end, as a picture": lambda stream: stream + first(stream, COMMENT),
     "everywhere": lambda stream: before(first(stream, COMMENT, EXIF), EOI, COMMENT) + EXIF,
 }
 """How a stream comes to tell the name; it shows the same picture."""
+
+WARNED_OF = ("behind a restart marker", "behind two, filled")
+"""Those that decoders warn of: a slide whose tiles are all so is decoded, not copied."""
 
 
 def tissue(edge: int, seed: int = 0) -> np.ndarray:

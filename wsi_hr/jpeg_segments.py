@@ -10,13 +10,16 @@ ISO/IEC 10918-5 and 10918-6 describe them; ICC profiles in APP2 after ICC.1, ann
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN, _NUM_LINES = 0xD8, 0xD9, 0xDA, 0xDC
+_RESTART_INTERVAL, _FRAMES_OF_BLOCKS = 0xDD, frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_BLOCK_PX = 8
+_LONGEST_FRAME = 8 + 3 * 255  # bytes of its segment, and of a scan's header less
 _APP0, _APP2, _APP14, _APP15, _COMMENT = 0xE0, 0xE2, 0xEE, 0xEF, 0xFE
 # Frames, tables of quantisation and of codes, scans, restart intervals.
 _NEEDED = frozenset({*range(0xC0, 0xD0), _START_OF_SCAN, 0xDB, 0xDD}) - {0xC8}
@@ -28,7 +31,7 @@ _ICC, _ICC_HEAD_BYTES = b"ICC_PROFILE\0", 14
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 # A first byte that is fixed is searched for fast. FF that another FF follows is looked at again.
-_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7]")
+_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00]")
 
 
 class _Segment(NamedTuple):
@@ -39,11 +42,14 @@ class _Segment(NamedTuple):
             stand.
         start: position of the segment behind its marker, its own length first.
         stop: position behind it.
+        restarts: where restart markers stand in the data of a scan, with what fills the space
+            before them.
     """
 
     marker: int
     start: int
     stop: int
+    restarts: Sequence[int] = ()
 
 
 def jpeg_header(stream: bytes) -> bytes | None:
@@ -84,18 +90,24 @@ def bare_jpeg(stream: bytes) -> bytes:
 
     What stays are frames, tables and scans as they are, restart markers among their data; JFIF's
     mark without its thumbnail, and Adobe's. Comments go, all other application segments, EXIF and
-    ICC profiles among them, bytes that stand between segments, and what follows the end. Nothing is
-    decoded. A stream without an end, as a damaged one is, stays without.
+    ICC profiles among them, bytes that stand between segments, what follows a restart marker that
+    the scan has no blocks for, and what follows the end. Nothing is decoded, so bytes right behind
+    the last block of a scan, with no marker before them, cannot be told from its data. A stream
+    without an end, as a damaged one is, stays without.
 
     Raises:
         ValueError: the markers lead nowhere, or to one that no decoder knows.
     """
     parts: list[bytes | memoryview] = [_SOI]
     whole = memoryview(stream)
-    for marker, start, stop in _segments(stream):
+    restarts = _Restarts()
+    for segment in _segments(stream):
+        marker, start, stop, _ = segment
         if marker == _SCAN_DATA:
-            parts.append(whole[start:stop])
-        elif marker in _NEEDED or (marker == _NUM_LINES and stop - start == 4):
+            parts.append(whole[start : restarts.end_of_blocks(stream, segment)])
+            continue
+        restarts.see(marker, stream[start + 2 : min(stop, start + _LONGEST_FRAME)])
+        if marker in _NEEDED or (marker == _NUM_LINES and stop - start == 4):
             parts += (bytes((0xFF, marker)), whole[start:stop])
         elif marker == _END_OF_IMAGE:
             parts.append(_EOI)
@@ -111,7 +123,7 @@ def embedded_profile(stream: bytes) -> bytes | None:
     parts: dict[int, bytes] = {}
     expected = 0
     try:
-        for marker, start, stop in _segments(stream):
+        for marker, start, stop, _ in _segments(stream):
             content = stream[start + 2 : stop]
             if marker == _SCAN_DATA:
                 break
@@ -154,27 +166,88 @@ def _segments(stream: bytes) -> Iterator[_Segment]:
             raise ValueError("it ends inside a segment")
         yield _Segment(marker, start, position)
         if marker == _START_OF_SCAN:
-            end = _end_of_scan(stream, position)
-            yield _Segment(_SCAN_DATA, position, end)
+            end, restarts = _end_of_scan(stream, position)
+            yield _Segment(_SCAN_DATA, position, end, restarts)
             if end == len(stream):
                 return
             position = end
 
 
-def _end_of_scan(stream: bytes, start: int) -> int:
+def _place_of_code(stream: bytes, position: int) -> int:
+    """Where the second byte of a marker stands; FF may fill the space before it."""
+    while position < len(stream) and stream[position] == 0xFF:
+        position += 1
+    return position
+
+
+def _end_of_scan(stream: bytes, start: int) -> tuple[int, list[int]]:
     """Position of the marker that ends the entropy-coded data at ``start``; else of the end.
 
-    FF in the data has 00 behind it; restart markers are part of them.
+    Also where the restart markers are, which are part of the data. FF in them has 00 behind it.
     """
     position = start
+    restarts: list[int] = []
     while (found := _MARKER_IN_SCAN.search(stream, position)) is not None:
-        code = found.end() - 1
-        while code < len(stream) and stream[code] == 0xFF:  # FF may fill the space before a marker
-            code += 1
-        if code < len(stream) and stream[code] != 0x00 and not 0xD0 <= stream[code] <= 0xD7:
-            return found.start()
+        code = _place_of_code(stream, found.end() - 1)
+        if code < len(stream) and 0xD0 <= stream[code] <= 0xD7:
+            restarts.append(found.start())
+        elif code < len(stream) and stream[code] != 0x00:
+            return found.start(), restarts
         position = code
-    return len(stream)
+    return len(stream), restarts
+
+
+class _Restarts:
+    """How many restart markers the scans of a stream have blocks for.
+
+    Source: ISO/IEC 10918-1, A.2 (order of the blocks), B.2.4.4, E.1.3.
+    """
+
+    def __init__(self) -> None:
+        self._interval = 0
+        self._size_px = (0, 0)
+        self._sampling: dict[int, tuple[int, int]] = {}  # by component, across and down
+        self._num: int | None = 0
+
+    def see(self, marker: int, content: bytes) -> None:
+        """Learn what a segment says of it."""
+        if marker == _RESTART_INTERVAL:
+            self._interval = int.from_bytes(content[:2], "big")
+        elif marker in _FRAMES_OF_BLOCKS and len(content) >= 6:
+            height, width = (int.from_bytes(content[k : k + 2], "big") for k in (1, 3))
+            self._size_px = (width, height)
+            self._sampling = {
+                content[k]: (content[k + 1] >> 4, content[k + 1] & 15)
+                for k in range(6, len(content) - 2, 3)
+            }
+        elif marker == _START_OF_SCAN and content:
+            self._num = self._num_of(content[1 : 1 + 2 * content[0] : 2])
+
+    def end_of_blocks(self, stream: bytes, data: _Segment) -> int:
+        """Where the data of a scan end that a decoder looks at, at the latest."""
+        num, at = self._num, data.restarts
+        if num is None or len(at) <= num:
+            return data.stop
+        codes = (stream[_place_of_code(stream, position)] for position in at[:num])
+        if any(code & 7 != number & 7 for number, code in enumerate(codes)):
+            return data.stop  # one is lost, and decoders go on as they find the others
+        return at[num]
+
+    def _num_of(self, components: bytes) -> int | None:
+        """Those of a scan; None where its blocks cannot be counted."""
+        if not self._interval:
+            return 0
+        factors = list(self._sampling.values())
+        if not all(self._size_px) or not {*components} <= self._sampling.keys():
+            return None
+        if not components or not all(map(all, factors)):
+            return None
+        units = 1
+        for axis, px in enumerate(self._size_px):
+            most = max(factor[axis] for factor in factors)
+            own = self._sampling[components[0]][axis] if len(components) == 1 else 1
+            units *= -(-px * own // (_BLOCK_PX * most))
+        return -(-units // self._interval) - 1
 
 
 def _told_of_colours(marker: int, content: bytes) -> bytes:

@@ -88,9 +88,9 @@ class TileStreams:
             bodies.append(view[body:stop])
             start = stop
         expected = len(places) * (known.num_markers + 1)
-        if num_markers(view[:start]) != expected and (
-            num_markers(view[:start], restarts=False) != expected
-        ):
+        if num_markers(view[:start]) != expected + len(places) * known.num_restarts:
+            return None
+        if known.num_restarts and num_markers(view[:start], restarts=False) != expected:
             return None
         return [b"".join((known.in_store, body)) for body in bodies]
 
@@ -128,11 +128,13 @@ class _Headers(NamedTuple):
         in_file: as a tile lies in the file.
         in_store: as its stream does in the store.
         num_markers: see :func:`num_markers`, of ``in_file``.
+        num_restarts: restart markers among the data of a tile.
     """
 
     in_file: bytes
     in_store: bytes
     num_markers: int
+    num_restarts: int
 
 
 def _headers(stream: bytes, bare: bytes, prefix: bytes) -> _Headers | None:
@@ -142,5 +144,8 @@ def _headers(stream: bytes, bare: bytes, prefix: bytes) -> _Headers | None:
         return None
     in_file = _SOI + header[len(prefix) :]
     num = num_markers(in_file)
-    # what looks like a restart marker would stand for one that is none
-    return _Headers(in_file, in_store, num) if num == num_markers(in_file, restarts=False) else None
+    if num != num_markers(in_file, restarts=False):
+        return None  # what looks like a restart marker would stand for one that is none
+    data = memoryview(bare)[len(in_store) :]
+    restarts = num_markers(data) - num_markers(data, restarts=False)
+    return _Headers(in_file, in_store, num, restarts)
