@@ -232,6 +232,14 @@ def with_a_negative_variance() -> State:
     return found
 
 
+def zero_norm_biases() -> State:
+    found = state(SMALL_VIT, img_size=64, num_classes=0, **SMALL)
+    for key, one in found.items():
+        if "norm" in key and key.endswith("bias"):
+            one.zero_()
+    return found
+
+
 def with_nan() -> State:
     found = resnet()
     found["layer2.0.conv1.weight"].view(-1)[3] = float("nan")
@@ -413,6 +421,31 @@ REFUSED = [
         to_torch(lambda: state("vit_giant_patch14_dinov2", **GIGAPATH)),
         "vit_giant_patch14_dinov2", args_of(GIGAPATH, patch_size=14), 224,
         said=r"a kernel of another size there.*would fit with .*\{patch_size: 16\}",
+    ),
+    WeightsCase(
+        "tokens of 16 px in ViT-B/32, whose stretched kernel is as large as one of its matrices",
+        "refused; told that `patch_size: 16` would fit",
+        to_torch(lambda: state("vit_base_patch16_224", img_size=64, depth=1, num_classes=0)),
+        "vit_base_patch32_224", {"depth": 1},
+        said=r"a kernel of another size there.*would fit with .*\{patch_size: 16\}",
+    ),
+    WeightsCase(
+        "tokens of 32 px in ViT-B/16, likewise",
+        "refused; told that `patch_size: 32` would fit",
+        to_torch(lambda: state("vit_base_patch32_224", img_size=64, depth=1, num_classes=0)),
+        "vit_base_patch16_224", {"depth": 1},
+        said=r"a kernel of another size there.*would fit with .*\{patch_size: 32\}",
+    ),
+    WeightsCase(
+        "norms that subtract the mean, their biases 0, in an encoder given `norm_layer: rmsnorm`",
+        "refused: such norms are of another kind",
+        to_torch(zero_norm_biases), SMALL_VIT, {**SMALL, "norm_layer": "rmsnorm"},
+        said=r"5 of its tensors have no place here: `blocks.0.norm1.bias`",
+    ),
+    WeightsCase(
+        "shapes without values (`meta`)", "refused: names the tensor",
+        to_torch(lambda: {key: one.to("meta") for key, one in resnet().items()}),
+        said="has a shape and no values",
     ),
     WeightsCase(
         "a ResNet with squeeze-and-excitation blocks, in one without",

@@ -24,7 +24,7 @@ HARMLESS: dict[str, str] = {
     "what timm computes itself": "names that end in `relative_position_index`, "
     "`relative_coords_table`, `attn_mask`, `attention_bias_idxs` or `bias_mask`, and in a "
     "network with rotary codes those of a `rope` but its `freqs`",
-    "a bias of zeros": "a `bias` that is 0 throughout, where the network has none",
+    "a bias of zeros": "a `bias` that is 0 throughout and not a norm's, where the network has none",
 }
 """Tensors of a file that may have no place in a network: what they are, and their names."""
 
@@ -108,7 +108,7 @@ def fit(tensors: dict[str, Tensor], net: nn.Module, timms: TimmsOwn) -> Fit:
         for name in beyond
         if name in timms.names
         or (turns and _is_rotation(name))
-        or _is_harmless(name, tensors.get(name, there.get(name)))
+        or _is_harmless(name, {**there, **tensors})
     }
     absent = [name for name in own if name not in there]
     counters = [name for name in absent if name.endswith(_COUNTER)]
@@ -128,7 +128,7 @@ def fit(tensors: dict[str, Tensor], net: nn.Module, timms: TimmsOwn) -> Fit:
     )
 
 
-def _is_harmless(name: str, one: Tensor | None) -> bool:
+def _is_harmless(name: str, tensors: Mapping[str, Tensor]) -> bool:
     module, _, kind = name.rpartition(".")
     return (
         (module in _CLASSIFIERS and kind in ("weight", "bias"))
@@ -136,8 +136,14 @@ def _is_harmless(name: str, one: Tensor | None) -> bool:
         or kind == "mask_token"
         or name.endswith((_COUNTER, *_COMPUTED))
         or _MLP_HEAD.match(name) is not None
-        or (kind == "bias" and one is not None and not one.is_meta and not one.any())
+        or (kind == "bias" and _is_idle(tensors[name], tensors.get(f"{module}.weight")))
     )
+
+
+def _is_idle(bias: Tensor, weight: Tensor | None) -> bool:
+    """Whether nothing changes without this bias; a norm that has none may be of another kind."""
+    is_norms = weight is not None and weight.ndim == 1
+    return not is_norms and not bias.is_meta and not bias.any()
 
 
 def _is_rotation(name: str) -> bool:
@@ -150,6 +156,8 @@ def no_numbers(tensors: Mapping[str, Tensor], net: nn.Module) -> str | None:
     """What is wrong with the values of tensors that fit, a clause; None: nothing."""
     own = net.state_dict()
     for name, one in tensors.items():
+        if one.is_meta:
+            return f"{name} has a shape and no values; save the weights with their values"
         if one.layout != torch.strided:
             return f"{name} is sparse; give the weights as they are, dense"
         if own[name].is_floating_point() and not one.is_floating_point():

@@ -64,13 +64,22 @@ def converted(tensors: dict[str, Tensor], net: nn.Module, convert: Convert | Non
 
 
 def resized_kernels(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
-    """Names of convolutions whose kernels timm would stretch: other weights than the file's."""
-    there = {one.numel() for one in before.values()}
-    return [
-        name
-        for name, one in after.items()
-        if one.ndim >= 4 and one.numel() not in there and not is_code(name)
-    ]
+    """Names of convolutions whose kernels timm would stretch: other weights than the file's.
+
+    A matrix of the file may have as many elements as a stretched kernel, as in ViT-B, so only
+    kernels are looked at, and where the kernel is one pixel, matrices.
+    """
+    found = []
+    for name, one in after.items():
+        if one.ndim < 4 or is_code(name):
+            continue
+        axes = 4 if max(one.shape[2:]) > 1 else 2
+        there = {each.numel() for each in before.values() if each.ndim >= axes}
+        if name in before:  # some are written flat
+            there.add(before[name].numel())
+        if one.numel() not in there:
+            found.append(name)
+    return found
 
 
 def is_code(name: str) -> bool:
