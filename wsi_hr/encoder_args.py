@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from wsi_hr.frozen import Frozen
 
@@ -54,7 +54,9 @@ class EncoderArgs(Frozen):
     )
     dynamic_img_size: bool | None = Field(None, description="takes pictures of any size")
     dynamic_img_pad: bool | None = Field(None, description="pads them to whole tokens")
-    mlp_layer: MlpName | None = Field(None, description="kind of MLP")
+    mlp_layer: MlpName | None = Field(
+        None, description="kind of MLP; but for Mlp, `act_layer` has to be said too"
+    )
     act_layer: ActName | None = Field(None, description="activation in the MLP")
     norm_layer: NormName | None = Field(None, description="kind of norm")
     norm_eps: float | None = Field(
@@ -72,6 +74,15 @@ class EncoderArgs(Frozen):
             for name in type(self).model_fields
             if (value := getattr(self, name)) is not None
         }
+
+    @model_validator(mode="after")
+    def _gate_is_said(self) -> Self:
+        if self.mlp_layer not in (None, "Mlp") and self.act_layer is None:
+            raise ValueError(
+                f"mlp_layer {self.mlp_layer}: set act_layer too; without it timm takes gelu, no "
+                "tensor tells which it was, and most networks with such an MLP have silu"
+            )
+        return self
 
     @model_serializer(mode="wrap")
     def _only_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -160,3 +160,11 @@ def test_a_file_is_hashed_once_and_again_when_it_has_changed(tmp_path, monkeypat
     path.write_bytes(content)
     assert identify(path, "encoder.weights") != first
     assert first.sha256 != real(content).hexdigest()
+
+
+@pytest.mark.parametrize("mlp", ["GluMlp", "SwiGLU", "SwiGLUPacked"])
+def test_the_activation_of_a_gated_mlp_is_said(mlp: str) -> None:
+    with pytest.raises(ValueError, match="set act_layer too; without it timm takes gelu"):
+        EncoderArgs.model_validate({"mlp_layer": mlp})
+    assert EncoderArgs.model_validate({"mlp_layer": mlp, "act_layer": "silu"}).act_layer == "silu"
+    assert EncoderArgs.model_validate({"mlp_layer": "Mlp"}).act_layer is None

@@ -11,10 +11,11 @@ from torch import Tensor
 TIERS: tuple[tuple[str, ...], ...] = (
     (
         *("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model"),
-        *("ema", "params_ema", "averaged_model"),
+        *("ema", "params_ema", "averaged_model", "ema_weights", "ema_network", "swa_model", "swa"),
+        "shadow",
     ),
-    ("teacher",),
-    ("student",),
+    ("teacher", "teacher_model"),
+    ("student", "student_model"),
     (
         *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "params"),
         *("weights", "module", "_orig_mod"),
