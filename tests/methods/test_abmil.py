@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
-from wsi_hr.errors import CheckpointError, TrainingError, WriteError
+from wsi_hr.errors import ReadError, TrainingError, WriteError
 from wsi_hr.method_config import ABMILConfig
 from wsi_hr.methods.abmil import ABMIL
 from wsi_hr.methods.feature_files import FeatureFiles
@@ -184,7 +184,7 @@ def test_a_file_that_became_shorter_is_one_sentence(tmp_path) -> None:
     features = files.write("s", b"", (20, 3), [np.zeros((20, 3), np.float32)])
     with features.path.open("r+b") as handle:
         handle.truncate(200)
-    with pytest.raises(CheckpointError, match="s.npy: cannot be read .*same command again"):
+    with pytest.raises(ReadError, match="s.npy: cannot be read .*same command again"):
         features.read(np.arange(20))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_hr.errors import CheckpointError, reading, writing
+from wsi_hr.errors import reading, writing
 from wsi_hr.file_names import file_in, own_folder
 from wsi_hr.geometry import Int64Array
 from wsi_hr.listing import is_there
@@ -76,22 +76,17 @@ class Features:
         """Features [K, D] of patches ``rows`` i64[K], K > 0, in their order; neighbours at once.
 
         Raises:
-            CheckpointError: the file can be read no longer.
+            ReadError: the file can be read no longer.
         """
         out = np.empty((len(rows), self.shape[1]), self.dtype)
         row_bytes = self.shape[1] * self.dtype.itemsize
         breaks = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
-        try:
-            with self.path.open("rb", buffering=0) as handle:
-                for first, stop in itertools.pairwise(breaks):
-                    where = self.offset + int(rows[first]) * row_bytes
-                    wanted = out[first:stop].data.cast("B")
-                    num_read = os.preadv(handle.fileno(), [wanted], where)
-                    _require(num_read == len(wanted))
-        except OSError as cause:
-            raise CheckpointError(
-                f"{self.path}: cannot be read ({cause.strerror}); start the same command again"
-            ) from cause
+        with reading(self.path), self.path.open("rb", buffering=0) as handle:
+            for first, stop in itertools.pairwise(breaks):
+                where = self.offset + int(rows[first]) * row_bytes
+                wanted = out[first:stop].data.cast("B")
+                num_read = os.preadv(handle.fileno(), [wanted], where)
+                _require(num_read == len(wanted))
         return out
 
 
