@@ -48,7 +48,7 @@ from wsi_hr.machine import num_usable_cores
 from wsi_hr.method_config import encoder_px, low_mpp
 from wsi_hr.methods import build_method
 from wsi_hr.methods.method import Method
-from wsi_hr.models.encoder import Encoder, build_encoder
+from wsi_hr.models.encoder import Encoder, build_encoder, has_bfloat16
 from wsi_hr.models.norm_stats import norms_of
 from wsi_hr.models.provenance import Origin
 from wsi_hr.models.published_nets import NamedEncoder, resolve_encoder
@@ -173,7 +173,7 @@ def train_stage(
             f"method.low_mpp {second:g}: must be coarser than the patches at {tile.mpp:g} um/px; "
             "give a larger one, or null"
         )
-    say(console, *_tiling_in_words(config.tile, tile), _device_in_words(device, config))
+    say(console, *_tiling_in_words(config.tile, tile), device_in_words(device, config))
     config = config.model_copy(update={"tile": tile})
     drawn = None
     if annotations is not None:
@@ -360,9 +360,23 @@ def _tiling_in_words(asked: TileConfig, tile: TileConfig) -> list[str]:
     return [*lines, f"patches: {tile.patch_size} px at {tile.mpp} um/px"]
 
 
-def _device_in_words(device: torch.device, config: Config) -> str:
+def device_in_words(device: torch.device, config: Config) -> str:
+    """Which device is learned on, and what it cannot do."""
     missing = " (no CUDA GPU found)" if config.train.device == "auto" else ""
-    return f"device: {_device_name(device)}{missing if device.type == 'cpu' else ''}"
+    if device.type == "cpu":
+        return f"device: {_device_name(device)}{missing}"
+    return f"device: {_device_name(device)}{_precision_in_words(config)}"
+
+
+def _precision_in_words(config: Config) -> str:
+    if has_bfloat16() or config.encoder.precision == "float32":
+        return ""
+    if config.encoder.precision == "auto":
+        return " (no bfloat16 of its own, so encoder.precision auto is float32)"
+    return (
+        " (warning: it emulates bfloat16 if it has it at all, which is slower than float32 and no "
+        "more exact; set encoder.precision=auto)"
+    )
 
 
 def _device_name(device: torch.device) -> str:

@@ -50,6 +50,10 @@ class TrainingError(MidwayError):
     """Training cannot go on, for instance because the loss is no longer a number."""
 
 
+class DeviceMemoryError(MidwayError):
+    """The device's memory is too small for one patch at a time."""
+
+
 class CoordsError(WsiHrError):
     """A file of patch coordinates is missing, damaged, or does not fit what is asked of it."""
 

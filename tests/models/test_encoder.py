@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wsi_hr.bags.bag import Bag
-from wsi_hr.errors import ConfigError
+from wsi_hr.errors import ConfigError, DeviceMemoryError
 from wsi_hr.method_config import EncoderConfig
 from wsi_hr.models.encoder import (
     ChunkMemoryError,
@@ -203,7 +203,7 @@ def test_too_large_a_chunk_is_halved_and_said(caplog) -> None:
         assert torch.equal(embedded, roomy.embed_padded(given))
         assert tight.chunk == 8
         assert "going on with 8" in caplog.text
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(DeviceMemoryError, match="encoder.chunk is 1 already"):
             none.embed_padded(given)
         assert roomy.embed_padded(given[:0]).shape == (0, 3)
 

@@ -88,16 +88,24 @@ def test_every_norm_has_the_mean_and_variance_of_what_it_is_given(name: str, siz
     assert counters == [norm.num_batches_tracked for norm in norms_of(model.net).values()]
 
 
-def test_what_was_there_before_leaves_no_trace() -> None:
+@pytest.mark.parametrize("name", ["test_resnet", "a norm that is called twice"])
+def test_what_was_there_before_leaves_no_trace(name: str) -> None:
     results = []
     for start in (0.0, 3.0):
         torch.manual_seed(0)
-        model = encoder(timm.create_model("test_resnet", num_classes=0))
-        for norm in norms_of(model.net).values():
-            norm.running_mean += start
-        calibrated(model, patches(20))
-        results.append(calibrated(model, patches(20)).state_dict())
+        model = encoder(NETS["test_resnet"]() if name == "test_resnet" else Shared())
+        for key in _called(model):
+            model.net.get_submodule(key).running_mean += start
+        results.append(
+            {k: t.clone() for k, t in calibrated(model, patches(20)).state_dict().items()}
+        )
+        again = calibrated(model, patches(20)).state_dict()
+        assert all(torch.equal(results[-1][key], again[key]) for key in again)
     assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
+
+
+def _called(model: Encoder) -> list[str]:
+    return [name for name in norms_of(model.net) if name != "idle"]
 
 
 def test_blank_embeddings_are_all_alike_until_then() -> None:

@@ -67,9 +67,14 @@ class GD(PatchLearner):
     @property
     def less_memory(self) -> str:
         """See :meth:`wsi_hr.methods.method.Method.less_memory`."""
-        if self.config.input == "image":
-            return "set method.micro_batch=1 or method.memory=offload, or lower method.image_px"
-        return "set method.micro_batch=1 or method.memory=checkpoint, or learn by --method patchgd"
+        config = self.config
+        ways = [] if config.micro_batch == 1 else ["set method.micro_batch=1"]
+        if config.input == "image":
+            ways += [] if self._offload else ["set method.memory=offload"]
+            return ", or ".join([*ways, "lower method.image_px"])
+        checkpointed = config.memory == "checkpoint"
+        ways += ["raise method.segments" if checkpointed else "set method.memory=checkpoint"]
+        return ", or ".join([*ways, "learn by --method patchgd"])
 
     def train_bags(self, bags: Sequence[Bag], update: Update, context: StepContext) -> float:
         """One optimiser step; the gradient is that of the whole batch, whatever ``micro_batch``.

@@ -77,6 +77,8 @@ class PatchGD(PatchLearner):
         """See :meth:`wsi_hr.methods.method.Method.less_memory`."""
         if self.config.exact:
             return "lower train.batch_size, or set method.block, so that Z has fewer vectors"
+        if self.config.fill_mode == "train":  # the fill then keeps to its chunk, which counts
+            return "lower encoder.chunk, train.batch_size or method.max_sampled"
         return (
             "lower train.batch_size or method.max_sampled, or set method.exact=true, which takes "
             "the memory of one chunk"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wsi_hr.bags.bag import Bag
 from wsi_hr.bags.stream import pack, pack_encoded
-from wsi_hr.errors import ConfigError
+from wsi_hr.errors import ConfigError, DeviceMemoryError
 from wsi_hr.geometry import Int64Array, UInt8Array
 from wsi_hr.method_config import EncoderConfig, NormStats
 from wsi_hr.models.encoder_cut import CutNet
@@ -116,10 +116,7 @@ class Encoder(nn.Module):
         if self.scale.dtype != torch.float32:
             return False
         if self.precision == "auto":
-            # emulated (Turing, Volta) it is slower than float32, and no more exact
-            return self.device.type == "cuda" and torch.cuda.is_bf16_supported(
-                including_emulation=False
-            )
+            return self.device.type == "cuda" and has_bfloat16()
         return self.precision == "bfloat16"
 
     @property
@@ -220,6 +217,7 @@ class Encoder(nn.Module):
         Raises:
             ChunkMemoryError: it is too small in train mode or with gradient: then whoever asked
                 keeps what all of its patches leave, and has to ask for fewer.
+            DeviceMemoryError: it is too small for one patch.
         """
         num = len(patches_KPP3)
         more = {} if reduce == 1 else {"reduce": reduce}
@@ -233,20 +231,30 @@ class Encoder(nn.Module):
             except torch.OutOfMemoryError as cause:
                 if self.training or torch.is_grad_enabled():
                     raise ChunkMemoryError(str(cause)) from cause
-                if not self.halve_chunk():
-                    raise
+                self.halve_chunk(cause)
 
-    def halve_chunk(self) -> bool:
-        """Halve ``chunk`` for good, and say so; False where it is one patch already."""
+    def halve_chunk(self, cause: torch.OutOfMemoryError) -> None:
+        """Halve ``chunk`` for good, and say so.
+
+        Args:
+            cause: why.
+
+        Raises:
+            DeviceMemoryError: it is one patch already.
+        """
         if self.chunk == 1:
-            return False
+            raise DeviceMemoryError(
+                "the device's memory is too small for one patch at a time (encoder.chunk is 1 "
+                "already); free what others hold of it, take another device (--device cpu), or "
+                "train with a smaller encoder (encoder.name), one that ends early (encoder.cut), "
+                "or smaller patches (tile.patch_size)"
+            ) from cause
         self.chunk //= 2
         logger.warning(
             "the device's memory is too small for encoder.chunk %d; going on with %d",
             2 * self.chunk,
             self.chunk,
         )
-        return True
 
     def _chunk_there(self, patches_KPP3: Patches) -> Tensor:
         """Pixels u8[chunk, P, P, 3] on the device, black beyond the patches given."""
@@ -261,6 +269,14 @@ class Encoder(nn.Module):
 def _padded(patches_KPP3: UInt8Array, chunk: int) -> UInt8Array:
     padding = np.zeros((chunk - len(patches_KPP3), *patches_KPP3.shape[1:]), np.uint8)
     return np.concatenate([patches_KPP3, padding]) if len(padding) else patches_KPP3
+
+
+def has_bfloat16() -> bool:
+    """Whether the GPU in use computes in bfloat16 itself.
+
+    Emulated (Turing, Volta) it is slower than float32, and no more exact.
+    """
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @contextmanager

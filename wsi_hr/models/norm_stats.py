@@ -42,8 +42,9 @@ def has_statistics(norm: nn.Module) -> bool:
 def recalibrate(net: nn.Module, forward: Callable[[Any], object], chunks: Iterable[Any]) -> None:
     """Set running mean and variance (population) of every norm of ``net`` to those of its input.
 
-    A norm that is called several times in a pass gets those of all its calls together; the earlier
-    of them it made with what it had before. Counters of batches stay as they are.
+    A norm that is called several times in a pass gets those of all its calls together, the earlier
+    of which it made blank (mean 0, variance 1): what it had before leaves no trace. Counters of
+    batches stay as they are.
 
     Args:
         net: in eval mode.
@@ -54,7 +55,10 @@ def recalibrate(net: nn.Module, forward: Callable[[Any], object], chunks: Iterab
     norms = {name: norm for name, norm in norms_of(net).items() if has_statistics(norm)}
     if not norms:
         return
-    for name, num_calls in _calls(norms, forward, chunks[0]).items():
+    calls = _calls(norms, forward, chunks[0])
+    for name in calls:
+        _make_blank(norms[name])
+    for name, num_calls in calls.items():
         moments = _Moments(num_calls)
         with norms[name].register_forward_pre_hook(moments.see, with_kwargs=True):
             for chunk in chunks:
@@ -62,6 +66,13 @@ def recalibrate(net: nn.Module, forward: Callable[[Any], object], chunks: Iterab
                 with suppress(_SeenAll):
                     forward(chunk)
         moments.put_into(norms[name])
+
+
+def _make_blank(norm: Any) -> None:
+    with torch.no_grad():
+        if getattr(norm, "running_mean", None) is not None:
+            norm.running_mean.zero_()
+        norm.running_var.fill_(1)
 
 
 def _calls(

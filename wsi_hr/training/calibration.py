@@ -55,6 +55,7 @@ class Calibration:
 
         Raises:
             StoreError: a slide's store is damaged.
+            DeviceMemoryError: the device's memory is too small for one patch.
         """
         if not self._wanted:
             return
@@ -67,9 +68,8 @@ class Calibration:
             try:
                 self._pass_over(self._sample)
                 break
-            except torch.OutOfMemoryError:
-                if not self._encoder.halve_chunk():
-                    raise
+            except torch.OutOfMemoryError as cause:
+                self._encoder.halve_chunk(cause)
         self._done_for = weights
 
     def _pass_over(self, sample: Patches) -> None:

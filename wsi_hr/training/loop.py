@@ -99,6 +99,7 @@ def fit(
 
     Raises:
         TrainingError: the loss is no longer a number, or the device's memory is too small.
+        DeviceMemoryError: it is too small for one patch.
         StoreError: a slide's store is damaged.
         CheckpointError: what a stopped run left is damaged or does not fit.
         ConfigError: a sampler's network cannot be had.
@@ -281,12 +282,7 @@ def _step(method: Method, bags: list[Bag], update: AdamWUpdate, context: StepCon
         try:
             return method.train_bags(bags, update, context)
         except ChunkMemoryError as cause:
-            if not method.encoder.halve_chunk():
-                raise TrainingError(
-                    "the device's memory is too small to learn from one patch at a time "
-                    "(encoder.chunk is 1 already); choose a smaller encoder or smaller patches, or "
-                    "cut the encoder by encoder.cut"
-                ) from cause
+            method.encoder.halve_chunk(cause)
         except torch.OutOfMemoryError as cause:
             raise TrainingError(
                 f"the device's memory is too small to learn from {len(bags)} slide(s) at a time; "

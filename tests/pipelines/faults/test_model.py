@@ -279,6 +279,19 @@ def test_a_chunk_for_which_there_is_no_memory_is_halved(
         assert float(row["prob_lesion"]) == pytest.approx(float(one["prob_lesion"]), abs=1e-5)
 
 
+@pytest.mark.fault("D12")
+def test_where_not_one_patch_fits_it_is_one_sentence(run, predict, monkeypatch):
+    def starved(*_: object, **__: object):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Encoder, "forward", starved)
+    ended = predict(run)
+    assert wrong_ending(ended, 1) == []
+    assert (
+        "failed: slide_001: the device's memory is too small for one patch at a time" in ended.out
+    )
+
+
 @pytest.mark.fault("D13")
 def test_without_a_gpu_the_cpu_is_taken_and_said_once(
     train, cli, run, store, predicted, tmp_path, monkeypatch
