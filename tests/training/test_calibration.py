@@ -73,6 +73,29 @@ def test_statistics_stand_still_during_an_epoch_and_move_between(tmp_path) -> No
     assert seen[0] != seen[-1]
 
 
+@pytest.mark.parametrize("ema", ["null", "0.9"])
+def test_every_epoch_learns_with_the_statistics_of_the_weights_it_begins_with(
+    tmp_path, ema: str
+) -> None:
+    """Those that learn: blank ones would do in no epoch, nor those of averaged weights."""
+    cfg = config("patchgd", [*EXACT, f"train.ema={ema}"], epochs=3)
+    method, begins = method_for(cfg), method_for(cfg)
+    (norm,) = norms_of(method.encoder.net).values()
+    (expected,) = norms_of(begins.encoder.net).values()
+    given = data()
+    num_steps, seen = -(-len(given.train) // 3), []
+
+    def look(_: int) -> None:
+        if len(seen) % num_steps == 0:
+            calibration = Calibration(begins.encoder, given.bags, given.train, 40, cfg.seed)
+            calibration.renew()
+        seen.append(torch.equal(norm.running_mean, expected.running_mean))
+        begins.load_state_dict(method.state_dict())
+
+    fit(method, given, cfg, tmp_path, {}, on_slides=look)
+    assert seen == [True] * (3 * num_steps)
+
+
 @pytest.mark.parametrize("stats", ["batch", "running"])
 def test_nothing_is_renewed_where_nobody_asked(tmp_path, stats: str) -> None:
     method = method_for(config("patchgd", EXACT))
